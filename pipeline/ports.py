@@ -1,0 +1,166 @@
+"""What the stages ask of the world. Adapters live in `pipeline.gateways`, each with a simulated twin beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Literal, Protocol
+
+from pipeline.errors import OutcomeUnknown, TransientError
+from pipeline.person import Agent, Person
+
+# --------------------------------------------------------------------------------------------------------------- bank
+
+Key = str
+"""Idempotency key of one instruction, at most 64 ASCII characters; the same key never does a thing twice."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenAccount:
+    """Open a debit account for a person (KL-2, KL-10, DL-11)."""
+
+    key: Key
+    bank_code: str
+    branch: str
+    region: str
+    holder: Person
+    guardian: Agent | None = None
+
+
+Instruction = OpenAccount
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Done:
+    """The bank did it. `account_class` is the class of account (`I`, `II`, `III`)."""
+
+    account_ref: str = field(repr=False)
+    card_number: str = field(repr=False)
+    account_class: str = "I"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declined:
+    """The bank will not: its own code and wording."""
+
+    code: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pending:
+    """The bank took it and answers later."""
+
+    expected_by: datetime
+
+
+BankReply = Done | Declined | Pending
+BankFailure = TransientError | OutcomeUnknown
+
+
+class BankGateway(Protocol):
+    """One cooperating bank. A refusal is a value; an exception value belongs to its key alone.
+
+    `submit` answers every key: a reply, `TransientError` (certainly not received) or `OutcomeUnknown` (may have been).
+    `find` answers every key: the bank's reply, or None when the bank never saw it.
+    Raises: `TransientError` when nothing could be asked at all.
+    """
+
+    def submit(self, instructions: Sequence[Instruction], *, deadline: datetime) -> Mapping[Key, BankReply | BankFailure]: ...
+
+    def find(self, keys: Sequence[Key], *, deadline: datetime) -> Mapping[Key, BankReply | BankFailure | None]: ...
+
+
+# ------------------------------------------------------------------------------------------------------------ objects
+
+
+class ObjectStore(Protocol):
+    """Bytes under a name made from their content; encrypted at rest; erasable.
+
+    `put` is idempotent and durable when it returns. `get` raises `NotFound` for what was erased or never kept.
+    """
+
+    def put(self, data: bytes) -> str: ...
+
+    def get(self, name: str) -> bytes: ...
+
+    def erase(self, name: str) -> bool: ...
+
+
+# -------------------------------------------------------------------------------------------------------------- photo
+
+
+class PhotoNormaliser(Protocol):
+    """Photos in, pictures for the card out; one broken photo never harms another."""
+
+    def normalise(self, photos: Mapping[str, bytes], *, profile: str) -> Mapping[str, object]: ...
+
+
+# ------------------------------------------------------------------------------------------------------------ encoder
+
+Verdict = Literal["verified", "untouched", "spoiled", "unknown"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeOrder:
+    """One card to make: who it is for and which blank is bound to it."""
+
+    application_id: str
+    blank_serial: str
+    profile: str
+    holder: Person
+    card_number: str
+    city: str
+    issued: date
+    expires: date
+    bank_name: str
+    bank_card_number: str | None = field(default=None, repr=False)
+    picture: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodeReport:
+    """What happened to the blank. `face` is the printed face (PNG) of a verified card."""
+
+    verdict: Verdict
+    chip_id: str | None = None
+    atr: str | None = None
+    verified_fields: tuple[str, ...] = ()
+    problem: str | None = None
+    apdus: int = 0
+    elapsed_ms: float = 0.0
+    face: bytes = field(default=b"", repr=False)
+
+
+class Encoder(Protocol):
+    """A personalisation station: it owns readers and the journal of every chip it touched.
+
+    `recover` is asked, never `personalise`, when an earlier attempt's end is not known.
+    """
+
+    station: str
+
+    def personalise(self, orders: Sequence[EncodeOrder]) -> Mapping[str, EncodeReport | Exception]: ...
+
+    def recover(self, orders: Sequence[EncodeOrder]) -> Mapping[str, EncodeReport | Exception]: ...
+
+
+# ------------------------------------------------------------------------------------------------------------- events
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutgoingEvent:
+    """An event as it leaves: `body` is a CloudEvents 1.0 JSON document, byte for byte as stored."""
+
+    id: str
+    type: str
+    subject: str
+    outlet: str | None
+    body: bytes
+
+
+class Notifier(Protocol):
+    """Carries events to outlets. Returns the ids that were surely taken; the others are sent again with the same id."""
+
+    def publish(self, events: Sequence[OutgoingEvent]) -> frozenset[str]: ...

@@ -1,0 +1,206 @@
+"""Connections and transactions. One `Store` per process; a `Tx` is one transaction, handed to the store's functions."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    Connection,
+    Date,
+    Engine,
+    Integer,
+    Subquery,
+    Text,
+    bindparam,
+    cast,
+    column,
+    create_engine,
+    event,
+    func,
+    inspect,
+    make_url,
+    select,
+    text,
+    type_coerce,
+)
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from pipeline.errors import Defect, TransientError
+from pipeline.store import tables as t
+from pipeline.store.sealing import Sealer
+from pipeline.store.types import Instant, instant_text
+
+__all__ = ["IntegrityError", "Store", "Tx", "given", "params"]
+
+_MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+@dataclass(frozen=True, slots=True)
+class Tx:
+    """One open transaction."""
+
+    conn: Connection
+    sealer: Sealer
+    random: Callable[[int], bytes]
+
+    @property
+    def postgres(self) -> bool:
+        return self.conn.dialect.name == "postgresql"
+
+    def nudge(self) -> None:
+        """Tell the relay, at commit, that there is work. Losing it costs a poll, nothing else."""
+        if self.postgres:
+            self.conn.execute(text("NOTIFY zhika_ready"))
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """A part that may fail alone."""
+        with self.conn.begin_nested():
+            yield
+
+
+class Store:
+    """The database of an installation."""
+
+    def __init__(self, url: str, sealer: Sealer, *, pool_size: int = 8, random: Callable[[int], bytes] = os.urandom) -> None:
+        self.url = url
+        self.sealer = sealer
+        self.random = random
+        self.engine = _engine(url, pool_size)
+
+    @property
+    def postgres(self) -> bool:
+        return self.engine.dialect.name == "postgresql"
+
+    @contextmanager
+    def transaction(self) -> Iterator[Tx]:
+        """Run one transaction; it commits when the block ends well.
+
+        Raises:
+            TransientError: the database is away or busy; nothing was done that is not asked about again.
+        """
+        try:
+            with self.engine.begin() as conn:
+                yield Tx(conn, self.sealer, self.random)
+        except OperationalError as error:
+            raise TransientError(f"database: {type(error.orig).__name__}") from error
+
+    def migrate(self, *, now: datetime) -> None:
+        """Bring the schema to this release and make sure there is a data key. Safe to run twice, also at once."""
+        with self.engine.connect() as conn:
+            if self.postgres:
+                conn.execute(text("SELECT pg_advisory_lock(7283)"))
+            try:
+                config = Config()
+                config.set_main_option("script_location", str(_MIGRATIONS))
+                config.attributes["connection"] = conn
+                command.upgrade(config, "head")
+                conn.commit()
+                self._ensure_data_key(conn, now)
+                conn.commit()
+            finally:
+                if self.postgres:
+                    conn.execute(text("SELECT pg_advisory_unlock(7283)"))
+                    conn.commit()
+
+    def _ensure_data_key(self, conn: Connection, now: datetime) -> None:
+        if conn.execute(select(t.data_keys.c.id)).first() is None:
+            conn.execute(t.data_keys.insert().values(id=1, wrapped=self.sealer.new_data_key(1), created_at=now))
+
+    def open(self) -> Store:
+        """Load the data keys.
+
+        Raises:
+            Defect: the schema was never made, or belongs to another key file.
+        """
+        with self.engine.connect() as conn:
+            if not inspect(conn).has_table("data_keys"):
+                raise Defect("the database is empty: run `zhika db migrate` (zhika up and zhika demo do it themselves)")
+            self.sealer.load_data_keys({row.id: row.wrapped for row in conn.execute(select(t.data_keys))})
+        return self
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def _engine(url: str, pool_size: int) -> Engine:
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        engine = create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_pre_ping=True,
+            # Plans made while a table was empty would be kept for ever; the planner is cheap beside a wrong plan.
+            connect_args={"options": "-c plan_cache_mode=force_custom_plan -c statement_timeout=60000"},
+        )
+        return engine
+    if parsed.get_backend_name() != "sqlite":
+        raise Defect(f"{parsed.get_backend_name()}: use postgresql:// or sqlite:///")
+    engine = create_engine(parsed, pool_size=pool_size, max_overflow=pool_size, connect_args={"timeout": 30})
+    event.listen(engine, "connect", _sqlite_connect)
+    event.listen(engine, "begin", _sqlite_begin)
+    return engine
+
+
+def _sqlite_connect(dbapi: Any, _record: Any) -> None:
+    dbapi.isolation_level = None
+    cursor = dbapi.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=30000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _sqlite_begin(conn: Connection) -> None:
+    # A writer that begins as a reader can fail half-way; every transaction here may write, so it says so at once.
+    conn.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+# ------------------------------------------------------------------------------------------- many rows in one parameter
+
+
+def params(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as the one JSON parameter that `given` reads."""
+    return json.dumps(rows, default=_plain, ensure_ascii=False, separators=(",", ":"))
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, datetime):
+        return instant_text(value)
+    if isinstance(value, date):
+        return value.isoformat()
+    raise TypeError(f"{type(value).__name__} cannot go through JSON")
+
+
+def given(tx: Tx, *columns: Column[Any], name: str = "given") -> Subquery:
+    """A table made of the JSON parameter of the same `name`: one statement for a whole chunk, on both databases."""
+    if tx.postgres:
+        source = (
+            func.json_to_recordset(cast(bindparam(name, type_=Text), JSON))
+            .table_valued(*(column(c.name, c.type) for c in columns), name=f"{name}_rows")
+            .render_derived(with_types=True)
+        )
+        return select(*source.c).subquery(name)
+    each = func.json_each(bindparam(name)).table_valued("value", name=f"{name}_rows")
+    picked = []
+    for c in columns:
+        raw = func.json_extract(each.c.value, f'$."{c.name}"')
+        typed = cast(raw, c.type) if isinstance(c.type, Integer | Boolean) else raw
+        picked.append(typed.label(c.name) if not isinstance(c.type, Instant | Date) else _typed(raw, c))
+    return select(*picked).select_from(each).subquery(name)
+
+
+def _typed(raw: Any, c: Column[Any]) -> Any:
+    return type_coerce(raw, c.type).label(c.name)

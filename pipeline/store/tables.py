@@ -1,0 +1,497 @@
+"""The schema. Constraints hold the invariants: a bug in the code meets the database before it meets a cardholder.
+
+Personal data stands only in columns named `sealed` (AES-GCM, see `sealing`); people are found by `blind_index`.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Date,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+    text,
+)
+
+from pipeline.states import LIVE, STAGES, STATUSES
+from pipeline.store.types import Instant, Json
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+BigId = BigInteger().with_variant(Integer(), "sqlite")
+
+
+def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
+    listed = ", ".join(f"'{value}'" for value in values)
+    return CheckConstraint(f"{column} IN ({listed})", name=column)
+
+
+data_keys = Table(
+    "data_keys",
+    metadata,
+    Column("id", Integer, primary_key=True),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+
+persons = Table(
+    "persons",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("blind_index", LargeBinary, nullable=False, unique=True),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("erased_at", Instant),
+)
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("source", Text, nullable=False),
+    Column("file_sha256", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("rows", Integer, nullable=False, default=0),
+    Column("next_row", Integer, nullable=False, default=0),
+    Column("accepted", Integer, nullable=False, default=0),
+    Column("rejected", Integer, nullable=False, default=0),
+    Column("duplicate", Integer, nullable=False, default=0),
+    Column("created_at", Instant, nullable=False),
+    Column("completed_at", Instant),
+    UniqueConstraint("source", "file_sha256"),
+    _one_of("status", ("uploading", "validating", "awaiting_commit", "processing", "completed", "failed", "cancelled")),
+    CheckConstraint("status <> 'completed' OR accepted + rejected + duplicate = rows", name="adds_up"),
+)
+
+batch_errors = Table(
+    "batch_errors",
+    metadata,
+    Column("batch_id", Text, ForeignKey("batches.id"), primary_key=True),
+    Column("row", Integer, primary_key=True),
+    Column("n", Integer, primary_key=True),
+    Column("column", Text, nullable=False),
+    Column("code", Text, nullable=False),
+    Column("zh", Text, nullable=False),
+    Column("en", Text, nullable=False),
+)
+
+applications = Table(
+    "applications",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("version", Integer, nullable=False, default=1),
+    # what was asked for
+    Column("source", Text, nullable=False),
+    Column("external_ref", Text, nullable=False),
+    Column("content_digest", LargeBinary, nullable=False),
+    Column("batch_id", Text, ForeignKey("batches.id")),
+    Column("batch_row", Integer),
+    Column("person_id", Text, ForeignKey("persons.id"), nullable=False),
+    Column("card_type", Text, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("policy_version", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("priority", Text, nullable=False),
+    Column("lane", Text, nullable=False),
+    Column("category", Text, nullable=False),
+    Column("district", Text, nullable=False),
+    Column("unit_code", Text, nullable=False),
+    Column("agency", Text, nullable=False),
+    Column("window", Text, nullable=False),
+    Column("outlet", Text, nullable=False),
+    Column("bank_code", Text, nullable=False),
+    Column("collector", Text, nullable=False),
+    Column("acceptance_no", Text, nullable=False, unique=True),
+    Column("confirmed", Boolean, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("photo_original", Text, nullable=False),
+    Column("photo_result", Text),
+    # where it stands
+    Column("status", Text, nullable=False),
+    Column("stage", Text),
+    Column("held_from", Text),
+    Column("ending", Text),
+    Column("reasons", Json, nullable=False),
+    Column("received_at", Instant, nullable=False),
+    Column("due_at", Instant, nullable=False),
+    Column("updated_at", Instant, nullable=False),
+    # whose turn it is: the stage column is the queue
+    Column("work", Text, nullable=False),
+    Column("next_try_at", Instant),
+    Column("lease_token", Text),
+    Column("lease_until", Instant),
+    Column("lease_size", Integer, nullable=False, default=0),
+    Column("solo", Boolean, nullable=False, default=False),
+    Column("attempts", Integer, nullable=False, default=0),
+    Column("crashes", Integer, nullable=False, default=0),
+    # the card being made
+    Column("station", Text),
+    Column("blank_serial", Text),
+    Column("card_number", Text),
+    Column("issued_on", Date),
+    Column("remakes", Integer, nullable=False, default=0),
+    # on its way to the person
+    Column("delivered_at", Instant),
+    Column("notified_at", Instant),
+    Column("collect_by", Instant),
+    UniqueConstraint("source", "external_ref"),
+    _one_of("status", tuple(STATUSES)),
+    _one_of("work", ("none", "waiting", "ready", "queued", "running", "reconcile")),
+    _one_of("lane", ("urgent", "normal", "bulk")),
+)
+_LIVE_LIST = ", ".join(f"'{name}'" for name in LIVE)
+Index(
+    "uq_applications_live",
+    applications.c.person_id,
+    applications.c.card_type,
+    unique=True,
+    postgresql_where=text(f"status IN ({_LIVE_LIST}) AND (ending IS NULL OR ending <> 'abandoned')"),
+    sqlite_where=text(f"status IN ({_LIVE_LIST}) AND (ending IS NULL OR ending <> 'abandoned')"),
+)
+for _name, _columns, _where in (
+    ("ix_applications_ready", ("stage", "lane", "due_at", "id"), "work = 'ready'"),
+    ("ix_applications_waiting", ("next_try_at",), "work = 'waiting' AND next_try_at IS NOT NULL"),
+    ("ix_applications_leased", ("lease_until",), "work IN ('queued', 'running')"),
+    ("ix_applications_reconcile", ("stage", "station"), "work = 'reconcile'"),
+    ("ix_applications_queued", ("stage", "lane"), "work = 'queued'"),
+):
+    Index(
+        _name,
+        *(applications.c[column] for column in _columns),
+        postgresql_where=text(_where),
+        sqlite_where=text(_where),
+    )
+Index("ix_applications_person", applications.c.person_id)
+Index("ix_applications_batch", applications.c.batch_id)
+
+transitions = Table(
+    "transitions",
+    metadata,
+    Column("seq", BigId, primary_key=True, autoincrement=True),
+    Column("application_id", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("frm", Text, nullable=False),
+    Column("to", Text, nullable=False),
+    Column("stage", Text),
+    Column("outcome", Text, nullable=False),
+    Column("why", Text, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("actor", Text, nullable=False),
+)
+Index("ix_transitions_application", transitions.c.application_id, transitions.c.seq)
+
+stage_control = Table(
+    "stage_control",
+    metadata,
+    Column("stage", Text, primary_key=True),
+    Column("paused", Boolean, nullable=False, default=False),
+    Column("reason", Text, nullable=False, default=""),
+    Column("actor", Text, nullable=False, default=""),
+    Column("at", Instant),
+    _one_of("stage", STAGES),
+)
+
+external_calls = Table(
+    "external_calls",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("application_id", Text, ForeignKey("applications.id"), nullable=False),
+    Column("system", Text, nullable=False),
+    Column("operation", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("tries", Integer, nullable=False, default=0),
+    Column("created_at", Instant, nullable=False),
+    Column("sent_at", Instant),
+    Column("settled_at", Instant),
+    Column("code", Text),
+    _one_of("state", ("intent", "unknown", "done", "declined", "pending")),
+)
+Index("ix_external_calls_application", external_calls.c.application_id)
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("person_id", Text, ForeignKey("persons.id"), nullable=False),
+    Column("bank_code", Text, nullable=False),
+    Column("application_id", Text, ForeignKey("applications.id"), nullable=False),
+    Column("key", Text, nullable=False, unique=True),
+    Column("generation", Integer, nullable=False, default=1),
+    Column("status", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("opened_at", Instant, nullable=False),
+    Column("closed_at", Instant),
+    _one_of("status", ("open", "closed")),
+)
+Index(
+    "uq_accounts_open",
+    accounts.c.person_id,
+    accounts.c.bank_code,
+    unique=True,
+    postgresql_where=text("status = 'open'"),
+    sqlite_where=text("status = 'open'"),
+)
+
+number_ranges = Table(
+    "number_ranges",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("next", BigInteger, nullable=False),
+)
+
+BLANK_BOUND = ("reserved", "encoding", "quarantined", "bound")
+blanks = Table(
+    "blanks",
+    metadata,
+    Column("serial", Text, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("lot", Text, nullable=False),
+    Column("location", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("application_id", Text, ForeignKey("applications.id")),
+    Column("station", Text),
+    Column("received_at", Instant, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    Column("problem", Text),
+    _one_of("state", ("stocked", *BLANK_BOUND, "spoiled", "test", "destroyed")),
+    CheckConstraint(
+        "state NOT IN ('reserved', 'encoding', 'quarantined', 'bound') OR application_id IS NOT NULL", name="bound_to"
+    ),
+)
+_BOUND_LIST = ", ".join(f"'{state}'" for state in BLANK_BOUND)
+Index(
+    "uq_blanks_application",
+    blanks.c.application_id,
+    unique=True,
+    postgresql_where=text(f"state IN ({_BOUND_LIST})"),
+    sqlite_where=text(f"state IN ({_BOUND_LIST})"),
+)
+Index(
+    "ix_blanks_stocked",
+    blanks.c.type,
+    blanks.c.serial,
+    postgresql_where=text("state = 'stocked'"),
+    sqlite_where=text("state = 'stocked'"),
+)
+
+blank_ledger = Table(
+    "blank_ledger",
+    metadata,
+    Column("seq", BigId, primary_key=True, autoincrement=True),
+    Column("serial", Text, ForeignKey("blanks.serial"), nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("event", Text, nullable=False),
+    Column("application_id", Text),
+    Column("station", Text),
+    Column("actor", Text, nullable=False),
+    _one_of("event", ("received", "taken", "issued", "spoiled", "quarantined", "returned", "destroyed")),
+)
+Index("ix_blank_ledger_event", blank_ledger.c.event)
+
+cards = Table(
+    "cards",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("application_id", Text, ForeignKey("applications.id"), nullable=False),
+    Column("person_id", Text, ForeignKey("persons.id"), nullable=False),
+    Column("card_type", Text, nullable=False),
+    Column("account_id", Text, ForeignKey("accounts.id")),
+    Column("blank_serial", Text, ForeignKey("blanks.serial"), nullable=False, unique=True),
+    Column("card_number", Text, nullable=False, unique=True),
+    Column("chip_id", Text, nullable=False),
+    Column("issued_on", Date, nullable=False),
+    Column("expires_on", Date, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("custody", Text, nullable=False),
+    Column("place", Text, nullable=False),
+    Column("bundle_id", Text, ForeignKey("bundles.id")),
+    Column("slot", Text),
+    Column("face", Text),
+    Column("verified_at", Instant, nullable=False),
+    Column("changed_at", Instant, nullable=False),
+    _one_of("status", ("produced", "voided", "issued", "active", "frozen", "cancelled", "destroyed")),
+    _one_of("custody", ("centre", "courier", "outlet", "unit", "holder", "bank")),
+)
+Index(
+    "uq_cards_unvoided",
+    cards.c.application_id,
+    unique=True,
+    postgresql_where=text("status <> 'voided'"),
+    sqlite_where=text("status <> 'voided'"),
+)
+Index("ix_cards_person", cards.c.person_id)
+Index("ix_cards_bundle", cards.c.bundle_id)
+
+bundles = Table(
+    "bundles",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("direction", Text, nullable=False),
+    Column("outlet", Text, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("seal_no", Text),
+    Column("manifest", Json),
+    Column("opened_at", Instant, nullable=False),
+    Column("sealed_at", Instant),
+    Column("shipped_at", Instant),
+    Column("received_at", Instant),
+    _one_of("direction", ("out", "back")),
+    _one_of("status", ("packing", "sealed", "shipped", "received", "disputed", "closed")),
+)
+Index(
+    "uq_bundles_packing",
+    bundles.c.outlet,
+    bundles.c.direction,
+    unique=True,
+    postgresql_where=text("status = 'packing'"),
+    sqlite_where=text("status = 'packing'"),
+)
+
+custody_events = Table(
+    "custody_events",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("card_id", Text, ForeignKey("cards.id"), nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("giver", Text, nullable=False),
+    Column("giver_place", Text, nullable=False),
+    Column("taker", Text, nullable=False),
+    Column("taker_place", Text, nullable=False),
+    Column("bundle_id", Text),
+    Column("seal_no", Text),
+    Column("actor", Text, nullable=False),
+)
+Index("ix_custody_events_card", custody_events.c.card_id)
+
+notices = Table(
+    "notices",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("application_id", Text, ForeignKey("applications.id"), nullable=False),
+    Column("method", Text, nullable=False),
+    Column("notified_at", Instant, nullable=False),
+    Column("actor", Text, nullable=False),
+)
+Index("ix_notices_application", notices.c.application_id)
+
+hand_overs = Table(
+    "hand_overs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("card_id", Text, ForeignKey("cards.id"), nullable=False),
+    Column("application_id", Text, ForeignKey("applications.id"), nullable=False),
+    Column("taken_by", Text, nullable=False),
+    Column("document_type", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("collected_at", Instant, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("reverted_at", Instant),
+)
+Index(
+    "uq_hand_overs_standing",
+    hand_overs.c.card_id,
+    unique=True,
+    postgresql_where=text("reverted_at IS NULL"),
+    sqlite_where=text("reverted_at IS NULL"),
+)
+
+fees = Table(
+    "fees",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("application_id", Text, ForeignKey("applications.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("amount_fen", Integer, nullable=False),
+    Column("rule", Text, nullable=False),
+    Column("status", Text, nullable=False),
+    Column("receipt_no", Text),
+    Column("ground", Text),
+    Column("evidence", Text),
+    Column("created_at", Instant, nullable=False),
+    Column("settled_at", Instant),
+    UniqueConstraint("application_id", "kind"),
+    _one_of("status", ("due", "paid", "waived", "refunded")),
+    CheckConstraint("amount_fen >= 0", name="amount"),
+)
+
+timers = Table(
+    "timers",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("application_id", Text, ForeignKey("applications.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("due_at", Instant, nullable=False),
+    Column("fired_at", Instant),
+    Column("cancelled_at", Instant),
+    UniqueConstraint("application_id", "kind", "due_at"),
+)
+Index(
+    "ix_timers_due",
+    timers.c.due_at,
+    postgresql_where=text("fired_at IS NULL AND cancelled_at IS NULL"),
+    sqlite_where=text("fired_at IS NULL AND cancelled_at IS NULL"),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("outlet", Text),
+    Column("body", LargeBinary, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("position", BigInteger, unique=True),
+    Column("published_at", Instant),
+)
+Index(
+    "ix_outbox_pending",
+    outbox.c.id,
+    postgresql_where=text("published_at IS NULL"),
+    sqlite_where=text("published_at IS NULL"),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("at", Instant, nullable=False),
+    Column("actor", Text, nullable=False),
+    Column("action", Text, nullable=False),
+    Column("target", Text, nullable=False),
+    Column("detail", Json, nullable=False),
+    Column("seq", BigInteger, unique=True),
+    Column("prev_hash", LargeBinary),
+    Column("hash", LargeBinary),
+)
+Index(
+    "ix_audit_unsealed", audit.c.id, postgresql_where=text("seq IS NULL"), sqlite_where=text("seq IS NULL")
+)
+
+roles = Table(
+    "roles",
+    metadata,
+    Column("role", Text, primary_key=True),
+    Column("pid", Integer, nullable=False),
+    Column("since", Instant, nullable=False),
+    Column("beat_at", Instant, nullable=False),
+)
+

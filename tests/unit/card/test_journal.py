@@ -1,0 +1,65 @@
+"""The journal alone: torn lines, races and order of attempts."""
+
+from pathlib import Path
+
+import pytest
+
+from card_personalization.errors import JournalConflict
+from card_personalization.journal import CardState, Journal, Recorder
+
+
+def begin(journal: Journal, serial: str = "B1", order_id: str = "app_1") -> Recorder:
+    return journal.begin(journal.history(serial), order_id=order_id, atr=b"\x3b", plan_digest="d", mutations=2)
+
+
+def test_nothing_is_written_before_a_card_is_changed(tmp_path: Path) -> None:
+    begin(Journal(tmp_path)).close()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_attempt_without_a_verdict_is_found_again(tmp_path: Path) -> None:
+    begin(Journal(tmp_path)).sending("one")
+    (found,) = Journal(tmp_path).open_attempts()
+    assert (found.order_id, found.serial, found.state) == ("app_1", "B1", CardState.SUSPECT)
+
+
+def test_two_attempts_cannot_take_the_same_blank_at_once(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    first, second = begin(journal), begin(journal, order_id="app_2")
+    first.sending("one")
+    with pytest.raises(JournalConflict):
+        second.sending("one")
+    assert not second.touched
+
+
+@pytest.mark.parametrize("cut", [1, 10, 60])
+def test_a_torn_last_line_is_passed_over(tmp_path: Path, cut: int) -> None:
+    recorder = begin(Journal(tmp_path))
+    recorder.sending("one")
+    recorder.answered("one", 0x9000)
+    recorder.sending("two")
+    path = tmp_path / "B1.1.jsonl"
+    path.write_bytes(path.read_bytes()[:-cut])
+    (found,) = Journal(tmp_path).open_attempts()
+    assert found.state is CardState.SUSPECT
+    (attempt,) = Journal(tmp_path).history("B1").attempts
+    Journal(tmp_path).settle(attempt, CardState.SPOILED)
+    assert Journal(tmp_path).history("B1").attempts[0].state is CardState.SPOILED
+
+
+def test_the_last_attempt_decides(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    begin(journal).sending("one")
+    second = begin(journal)
+    second.sending("one")
+    second.ended(CardState.VERIFIED)
+    assert journal.open_attempts() == ()
+    assert len(journal.history("B1").touched) == 2
+
+
+def test_serials_with_strange_signs_keep_apart(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for serial in ("a/b", "a", "a.1", "..", "空白"):
+        begin(journal, serial, order_id=serial).sending("one")
+    assert {attempt.serial for attempt in journal.open_attempts()} == {"a/b", "a", "a.1", "..", "空白"}
+    assert all(journal.history(s).owner.order_id == s for s in ("a/b", "a", "a.1"))  # type: ignore[union-attr]
