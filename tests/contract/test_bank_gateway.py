@@ -582,7 +582,6 @@ def test_a_bad_address_gets_a_problem(front: BankServer, method: str, path: str,
 @pytest.mark.parametrize(
     "request_head",
     [
-        "GET http://[ HTTP/1.1\r\n\r\n",
         "no request at all\r\n\r\n",
         f"POST {INSTRUCTIONS} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         f"POST {INSTRUCTIONS} HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
