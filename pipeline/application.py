@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import Literal
 
 from pipeline.outcomes import Reason
@@ -89,4 +89,6 @@ class Application:
     attempts: int = 0
     notified_at: datetime | None = None
     delivered_at: datetime | None = None
+    card_number: str | None = None
+    issued_on: date | None = None
     reasons: tuple[Reason, ...] = ()

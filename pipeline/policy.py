@@ -107,7 +107,7 @@ class Eligibility(_Value):
 class Required(_Value):
     """What is handed in (KL-7, WH-7, DL-16, SG-8).
 
-    `documents` and the three lists for those who act for another are document types; `fields` are fields of the person.
+    `documents`, and what a proxy shows beside them, are document types; `fields` are fields of the person.
     """
 
     documents: Sourced[tuple[Word, ...]]
@@ -279,7 +279,8 @@ class Policy(_Value):
 def read(raw: Mapping[str, Any]) -> tuple[Policy, ...]:
     """A region's policy and those of its sub-regions, which inherit it and override parts (WH-30).
 
-    A sub-region is a district with `sub_region = true`; its `override` table has the shape of the file.
+    A sub-region is a district with `sub_region = true`; its `override` table has the shape of the file. Other districts
+    override nothing.
 
     Raises:
         pydantic.ValidationError: the content is not a policy.
@@ -288,7 +289,8 @@ def read(raw: Mapping[str, Any]) -> tuple[Policy, ...]:
     districts = {}
     for code, district in _table(raw.get("districts")).items():
         plain = dict(_table(district))
-        overrides[code] = _table(plain.pop("override", {}))
+        if plain.get("sub_region"):
+            overrides[code] = _table(plain.pop("override", {}))
         districts[code] = plain
     base = {**raw, "districts": districts}
     city = Policy.model_validate(base)

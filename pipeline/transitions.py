@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from pipeline.errors import Defect
@@ -14,7 +14,8 @@ from pipeline.states import STATUSES
 class Move:
     """The row's next standing: status, owner of the next step, and when it may be taken.
 
-    `work` is `ready`, `waiting` (for `next_try_at`, or for something outside when that is None) or `none` (no stage's turn).
+    `work` is `ready`, `waiting` (for `next_try_at`, or for something outside when that is None), `reconcile` (for the station that
+    touched the chip) or `none` (no stage's turn).
     `held_from` remembers the stage a held application goes back to.
     """
 
@@ -37,7 +38,17 @@ def check(frm: str, to: str) -> None:
         raise Defect(f"no transition {frm} -> {to}")
 
 
-def move(status: str, stage: str, outcome: Outcome) -> Move:
+def by_hand(move: Move) -> Move:
+    """The same move made by a person's act: no stage is due before a clock says so."""
+    return replace(move, work="waiting" if move.stage else "none")
+
+
+def at_station(move: Move) -> Move:
+    """The same move, but only the station that touched the chip may take the row up again."""
+    return replace(move, work="reconcile")
+
+
+def move(status: str, stage: str, outcome: Outcome, *, now: datetime) -> Move:
     """Where `outcome` of `stage` takes an application that stands at `status`.
 
     Raises:
@@ -49,6 +60,8 @@ def move(status: str, stage: str, outcome: Outcome) -> Move:
             next_stage = STATUSES[to].stage
             return Move(status=to, stage=next_stage, work="ready" if next_stage else "none")
         case Wait(until, why):
+            if until is not None and until <= now:
+                return Move(status=status, stage=stage, work="ready", why=why)
             return Move(status=status, stage=stage, work="waiting", next_try_at=until, why=why)
         case Hold(reason):
             check(status, "held")

@@ -62,7 +62,7 @@ class Photo:
         self._normaliser = normaliser
         self._objects = objects
 
-    def prepare(self, case: Case, policy: Policy, now: datetime) -> PhotoRequest | Decision:  # noqa: ARG002 - the stage's shape
+    def prepare(self, case: Case, policy: Policy, now: datetime) -> PhotoRequest | Decision:
         """Ask for the photo to be normalised; without a photo the application goes back (KL-7, WH-7, DL-16(2), SG-8)."""
         data = case.facts.get("photo") or b""
         if not data:
@@ -88,8 +88,8 @@ class Photo:
         self,
         case: Case,
         reply: PhotoReply,
-        policy: Policy,  # noqa: ARG002 - the stage's shape
-        now: datetime,  # noqa: ARG002 - the stage's shape
+        policy: Policy,
+        now: datetime,
     ) -> Decision:
         """Go on with the picture, or send the application back with every rejecting finding at once."""
         normalised = reply.normalised

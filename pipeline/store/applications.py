@@ -1,7 +1,7 @@
 """Applications: accepted, found ready, claimed, settled. Whole chunks at a time, one statement each.
 
 The stage column is the queue. `work` says whose turn it is: `ready` (the relay's), `queued` (the broker's, on a lease), `running`
-(a worker's, on a lease), `reconcile` (only who can learn the outcome), `waiting` (the timers'), `none`.
+(a worker's, on a lease), `reconcile` (only the station that can learn what became of the chip), `waiting` (the timers'), `none`.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from sqlalchemy import (
 )
 
 from pipeline.application import Application, Document
+from pipeline.identifiers import new_id
 from pipeline.outcomes import Reason
 from pipeline.person import Agent, Person
 from pipeline.states import STAGES
 from pipeline.store import tables as t
-from pipeline.store.engine import Tx, given, params
+from pipeline.store.engine import Tx, given, params, upserting
 from pipeline.store.types import Instant, Json
 from pipeline.transitions import Move
 
@@ -102,12 +103,72 @@ def application_of(tx: Tx, row: Row[Any], person: Person) -> Application:
         person_id=row.person_id,
         photo_original=row.photo_original,
         photo_result=row.photo_result,
+        card_number=row.card_number,
+        issued_on=row.issued_on,
         unit_code=row.unit_code,
         attempts=row.attempts,
         notified_at=row.notified_at,
         delivered_at=row.delivered_at,
         reasons=reasons_from_json(row.reasons),
     )
+
+
+# ----------------------------------------------------------------------------------------------------------- accepting
+
+
+def know_persons(tx: Tx, people: Sequence[Person], *, now: datetime) -> dict[bytes, str]:
+    """The ids of people by blind index; who is new is written, who is known is left as he is."""
+    p = t.persons.c
+    by_index = {tx.sealer.blind_index(person.id_type, person.id_number): person for person in people}
+    query = select(p.id, p.blind_index).where(p.blind_index.in_(by_index))
+    known = {bytes(row.blind_index): str(row.id) for row in tx.conn.execute(query)}
+    fresh = []
+    for index, person in sorted(by_index.items()):
+        if index not in known:
+            person_id = new_id("per_", now=now, random=tx.random)
+            sealed = tx.sealer.seal(person_to_json(person), bound_to=f"persons/{person_id}")
+            fresh.append({"id": person_id, "blind_index": index, "sealed": sealed, "created_at": now})
+    if not fresh:
+        return known
+    tx.conn.execute(upserting(tx, t.persons).on_conflict_do_nothing(index_elements=["blind_index"]), fresh)
+    return {bytes(row.blind_index): str(row.id) for row in tx.conn.execute(query)}
+
+
+def redeclare_persons(tx: Tx, people: Mapping[str, Person]) -> None:
+    """What people's newest accepted application says of them, by person id."""
+    p = t.persons.c
+    rows = [
+        {"b_id": i, "b_sealed": tx.sealer.seal(person_to_json(person), bound_to=f"persons/{i}")}
+        for i, person in people.items()
+    ]
+    if rows:
+        tx.conn.execute(update(t.persons).where(p.id == bindparam("b_id")).values(sealed=bindparam("b_sealed")), rows)
+
+
+def same_refs(tx: Tx, refs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Row[Any]]:
+    """Applications by (source, external reference): id, content digest, acceptance number, due date."""
+    rows = given(tx, Column("source", Text), Column("ref", Text))
+    found = tx.conn.execute(
+        select(a.id, a.source, a.external_ref, a.content_digest, a.acceptance_no, a.due_at).join(
+            rows, and_(a.source == rows.c.source, a.external_ref == rows.c.ref)
+        ),
+        {"given": params([{"source": source, "ref": ref} for source, ref in refs])},
+    )
+    return {(row.source, row.external_ref): row for row in found}
+
+
+def insert_received(tx: Tx, rows: Sequence[Mapping[str, Any]], *, now: datetime, actor: str) -> frozenset[str]:
+    """Write accepted applications, ready for validation; returns the ids that the database let in.
+
+    A row that meets another live application of the same person, or the same reference, is left out.
+    """
+    if not rows:
+        return frozenset()
+    statement = upserting(tx, t.applications).on_conflict_do_nothing().returning(a.id)
+    taken = frozenset(tx.conn.execute(statement, list(rows)).scalars())
+    entries = [{"application_id": i, "frm": "", "to": "received", "outcome": "accept"} for i in sorted(taken)]
+    record(tx, entries, stage=None, now=now, actor=actor)
+    return taken
 
 
 # ------------------------------------------------------------------------------------------------------------- claim
@@ -131,28 +192,20 @@ def claim(
     token: str,
     now: datetime,
     until: datetime,
-    station: str | None = None,
 ) -> list[Claimed]:
-    """Take what of `ids` is still this stage's to do; the others are stale and left alone.
-
-    A row in `reconcile` that belongs to a station is taken by that station only.
-    """
-    mine = or_(
-        a.work.in_(("ready", "queued")),
-        and_(a.work == "reconcile", or_(a.station.is_(None), a.station == literal(station))),
-    )
+    """Take what of `ids` is still this stage's to do; the others are stale and left alone."""
     not_paused = ~exists(
         select(literal(1)).where(t.stage_control.c.stage == stage, t.stage_control.c.paused == true())
     )
     asked = given(tx, _ID)
     picked = (
         select(a.id, a.work.label("was"), a.status.label("frm"))
-        .where(a.id.in_(select(asked.c.id)), a.stage == stage, mine, not_paused)
+        .where(a.id.in_(select(asked.c.id)), a.stage == stage, a.work.in_(("ready", "queued")), not_paused)
         .order_by(a.id)
         .with_for_update(skip_locked=True)
     )
     taken = tx.conn.execute(picked, {"given": params([{"id": i} for i in ids])}).all()
-    return _take(tx, stage, taken, token=token, now=now, until=until, station=station)
+    return _take(tx, stage, taken, token=token, now=now, until=until)
 
 
 def claim_for_station(
@@ -161,16 +214,21 @@ def claim_for_station(
     """Take rows whose outcome only this station can tell."""
     picked = (
         select(a.id, a.work.label("was"), a.status.label("frm"))
-        .where(a.stage == stage, a.work == "reconcile", a.station == station)
+        .where(
+            a.stage == stage,
+            a.work == "reconcile",
+            a.station == station,
+            or_(a.next_try_at.is_(None), a.next_try_at <= bindparam("now", type_=Instant)),
+        )
         .order_by(a.id)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    return _take(tx, stage, tx.conn.execute(picked).all(), token=token, now=now, until=until, station=station)
+    return _take(tx, stage, tx.conn.execute(picked, {"now": now}).all(), token=token, now=now, until=until)
 
 
 def _take(
-    tx: Tx, stage: str, taken: Sequence[Row[Any]], *, token: str, now: datetime, until: datetime, station: str | None
+    tx: Tx, stage: str, taken: Sequence[Row[Any]], *, token: str, now: datetime, until: datetime
 ) -> list[Claimed]:
     if not taken:
         return []
@@ -190,7 +248,6 @@ def _take(
             attempts=a.attempts + 1,
             version=a.version + 1,
             updated_at=bindparam("now", type_=Instant),
-            **({"station": station} if station else {}),
         )
         .returning(*t.applications.c)
     )
@@ -398,7 +455,9 @@ def backlog(tx: Tx) -> dict[tuple[str, str], tuple[int, bool]]:
     held: dict[tuple[str, str], int] = {
         (row.stage, row.lane): row.n
         for row in tx.conn.execute(
-            select(a.stage, a.lane, func.count().label("n")).where(a.work == "queued").group_by(a.stage, a.lane)
+            select(a.stage, a.lane, func.count().label("n"))
+            .where(a.work == "queued")
+            .group_by(a.stage, a.lane)
         )
     }
     found = {}
@@ -432,6 +491,7 @@ class Expired:
     """A lease that ran out unsettled."""
 
     id: str
+    status: str
     stage: str
     held_by: str
     size: int
@@ -441,14 +501,14 @@ class Expired:
 def expired(tx: Tx, *, now: datetime, limit: int) -> list[Expired]:
     """Leases that ran out, locked until commit."""
     rows = tx.conn.execute(
-        select(a.id, a.stage, a.work, a.lease_size, a.crashes)
+        select(a.id, a.status, a.stage, a.work, a.lease_size, a.crashes)
         .where(a.work.in_(("queued", "running")), a.lease_until <= bindparam("now", type_=Instant))
         .order_by(a.lease_until)
         .limit(limit)
         .with_for_update(skip_locked=True),
         {"now": now},
     )
-    return [Expired(row.id, row.stage, row.work, row.lease_size, row.crashes) for row in rows]
+    return [Expired(row.id, row.status, row.stage, row.work, row.lease_size, row.crashes) for row in rows]
 
 
 def with_intent(tx: Tx, ids: Sequence[str]) -> frozenset[str]:
@@ -488,9 +548,16 @@ def release(tx: Tx, entries: Sequence[Mapping[str, Any]], *, now: datetime) -> N
 
 def take_over(tx: Tx, *, stage: str, station: str, now: datetime) -> int:
     """At the start of a station: what its former process held is reconciled now, not when its lease ends."""
+    mine = exists(
+        select(literal(1)).where(
+            t.blanks.c.application_id == a.id,
+            t.blanks.c.state.in_(("reserved", "encoding")),
+            t.blanks.c.station == station,
+        )
+    )
     statement = (
         update(t.applications)
-        .where(a.stage == stage, a.station == station, a.work == "running")
+        .where(a.stage == stage, a.work == "running", mine)
         .values(
             work="reconcile",
             lease_token=None,

@@ -21,7 +21,9 @@ from sqlalchemy import (
     Date,
     Engine,
     Integer,
+    Row,
     Subquery,
+    Table,
     Text,
     bindparam,
     cast,
@@ -35,6 +37,7 @@ from sqlalchemy import (
     text,
     type_coerce,
 )
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, OperationalError
 
 from pipeline.errors import Defect, TransientError
@@ -42,7 +45,7 @@ from pipeline.store import tables as t
 from pipeline.store.sealing import Sealer
 from pipeline.store.types import Instant, instant_text
 
-__all__ = ["IntegrityError", "Store", "Tx", "given", "params"]
+__all__ = ["IntegrityError", "Row", "Store", "Tx", "given", "on_conflict_nothing", "params", "upserting"]
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -200,6 +203,16 @@ def given(tx: Tx, *columns: Column[Any], name: str = "given") -> Subquery:
         typed = cast(raw, c.type) if isinstance(c.type, Integer | Boolean) else raw
         picked.append(typed.label(c.name) if not isinstance(c.type, Instant | Date) else _typed(raw, c))
     return select(*picked).select_from(each).subquery(name)
+
+
+def upserting(tx: Tx, table: Table) -> postgresql.Insert | sqlite.Insert:
+    """An insert that has `on_conflict_do_update` and `on_conflict_do_nothing`, on both databases."""
+    return postgresql.insert(table) if tx.postgres else sqlite.insert(table)
+
+
+def on_conflict_nothing(tx: Tx, table: Table) -> Any:
+    """An insert that leaves rows alone that are there already."""
+    return upserting(tx, table).on_conflict_do_nothing()
 
 
 def _typed(raw: Any, c: Column[Any]) -> Any:

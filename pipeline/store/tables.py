@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 
 from pipeline.states import LIVE, STAGES, STATUSES
-from pipeline.store.types import Instant, Json
+from pipeline.store.types import BigId, Instant, Json
 
 metadata = MetaData(
     naming_convention={
@@ -34,9 +34,6 @@ metadata = MetaData(
         "pk": "pk_%(table_name)s",
     }
 )
-
-BigId = BigInteger().with_variant(Integer(), "sqlite")
-
 
 def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
     listed = ", ".join(f"'{value}'" for value in values)
@@ -213,17 +210,18 @@ external_calls = Table(
     metadata,
     Column("key", Text, primary_key=True),
     Column("application_id", Text, ForeignKey("applications.id"), nullable=False),
+    Column("person_id", Text, ForeignKey("persons.id"), nullable=False),
     Column("system", Text, nullable=False),
     Column("operation", Text, nullable=False),
     Column("state", Text, nullable=False),
     Column("tries", Integer, nullable=False, default=0),
     Column("created_at", Instant, nullable=False),
-    Column("sent_at", Instant),
     Column("settled_at", Instant),
     Column("code", Text),
-    _one_of("state", ("intent", "unknown", "done", "declined", "pending")),
+    _one_of("state", ("intent", "unknown", "pending", "not_received", "done", "declined", "closed")),
 )
 Index("ix_external_calls_application", external_calls.c.application_id)
+Index("ix_external_calls_person", external_calls.c.person_id, external_calls.c.system)
 
 accounts = Table(
     "accounts",

@@ -281,6 +281,7 @@ class _Handler(BaseHTTPRequestHandler):
             try:
                 url = urlsplit(self.path)
             except ValueError:
+                self.close_connection = True  # where a body would end is not known either
                 raise _bad("invalid_url", "the address cannot be read") from None
             route(url.path, url.query)
         except Problem as problem:

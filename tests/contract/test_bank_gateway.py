@@ -583,6 +583,7 @@ def test_a_bad_address_gets_a_problem(front: BankServer, method: str, path: str,
     "request_head",
     [
         "no request at all\r\n\r\n",
+        "GET http://[ HTTP/1.1\r\n\r\n",
         f"POST {INSTRUCTIONS} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
         f"POST {INSTRUCTIONS} HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
     ],

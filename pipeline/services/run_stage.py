@@ -1,0 +1,327 @@
+"""Run a stage over a chunk of applications: claim, prepare, commit intents, act, settle.
+
+    claim      one tx: what of the order is still to be done becomes ours, on a lease
+    prepare    pure: requests, or decisions at once
+    intend     one tx, only where a request will act on the world
+    act        the port, outside any transaction
+    settle     pure, then one tx: moves, facts, history, events; the next stage's rows are ready with it
+
+A process that dies anywhere in between loses nothing: the lease ends, and what was intended is asked about, never repeated.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pipeline import transitions
+from pipeline.errors import Defect, NotFound
+from pipeline.outcomes import Advance, Hold, Wait
+from pipeline.policy import Policy
+from pipeline.retry import Disposition, disposition, exhausted
+from pipeline.services.context import Context
+from pipeline.stages.base import Acting, Case, Decision, Stage
+from pipeline.stages.personalisation import SHORTAGE
+from pipeline.store import applications, facts
+from pipeline.store.applications import Claimed
+from pipeline.store.engine import IntegrityError, Tx
+
+log = logging.getLogger("zhika.run_stage")
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """One application's step, for counters: its lane, what came out, and how long it had waited (seconds)."""
+
+    lane: str
+    outcome: str
+
+
+@dataclass(slots=True)
+class Ran:
+    """What one work order came to. `stale` counts ids that were not to be done any more."""
+
+    stage: str
+    stale: int = 0
+    settled: list[Settled] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Step:
+    """A row's way through one run."""
+
+    claimed: Claimed
+    case: Case
+    policy: Policy | None
+
+
+def run(context: Context, stage: Stage, ids: Sequence[str], *, worker: str) -> Ran:
+    """Do what a work order asks for. Raises nothing that belongs to a single application.
+
+    Raises:
+        TransientError: the database is away; the order's rows come back when their leases end.
+    """
+    now = context.now()
+    token = _token(worker)
+    with context.store.transaction() as tx:
+        claimed = applications.claim(tx, stage=stage.name, ids=ids, token=token, now=now, until=now + stage.lease)
+        seen = _seen(tx, stage, claimed, now)
+    ran = _run(context, stage, claimed, seen, token=token, worker=worker)
+    ran.stale = len(ids) - len(claimed)
+    return ran
+
+
+def reconcile(context: Context, stage: Stage, *, worker: str, station: str, limit: int) -> Ran:
+    """End what a former process of this station left open: the journal and the chip tell what became of it."""
+    now = context.now()
+    token = _token(worker)
+    with context.store.transaction() as tx:
+        claimed = applications.claim_for_station(
+            tx, stage=stage.name, station=station, token=token, now=now, until=now + stage.lease, limit=limit
+        )
+        seen = _seen(tx, stage, claimed, now)
+    return _run(context, stage, claimed, seen, token=token, worker=worker)
+
+
+def _token(worker: str) -> str:
+    return f"{worker}/{secrets.token_hex(8)}"
+
+
+def _seen(tx: Tx, stage: Stage, claimed: Sequence[Claimed], now: datetime) -> Mapping[str, dict[str, Any]]:
+    return facts.load(tx, [item.application.id for item in claimed], stage.needs, now=now) if claimed else {}
+
+
+def _run(
+    context: Context,
+    stage: Stage,
+    claimed: Sequence[Claimed],
+    seen: Mapping[str, dict[str, Any]],
+    *,
+    token: str,
+    worker: str,
+) -> Ran:
+    ran = Ran(stage.name)
+    if not claimed:
+        return ran
+    steps = {item.application.id: _step(context, stage, item, seen[item.application.id]) for item in claimed}
+    decisions: dict[str, Decision] = {}
+    requests: dict[str, Any] = {}
+    for i, step in steps.items():
+        prepared = _guarded(step, lambda step=step: stage.prepare(step.case, _policy(step), context.now()), context, stage)
+        if isinstance(prepared, Decision):
+            decisions[i] = prepared
+        else:
+            requests[i] = prepared
+    if requests:
+        requests, refused = _intend(context, stage, requests)
+        decisions |= refused
+    if requests:
+        decisions |= _acted(context, stage, steps, requests)
+    ran.settled = _settle(context, stage, steps, decisions, token=token, worker=worker)
+    return ran
+
+
+def _step(context: Context, stage: Stage, item: Claimed, seen: dict[str, Any]) -> _Step:
+    app = item.application
+    try:
+        policy = context.policies.of(app.region, app.policy_version)
+    except NotFound:
+        policy = None
+    if "photo" in stage.needs:
+        seen["photo"] = _photo(context, app.photo_original)
+    return _Step(claimed=item, case=Case(application=app, facts=seen), policy=policy)
+
+
+def _photo(context: Context, name: str) -> bytes:
+    try:
+        return context.objects.get(name) if name else b""
+    except NotFound:
+        return b""
+
+
+def _policy(step: _Step) -> Policy:
+    if step.policy is None:
+        app = step.case.application
+        raise Defect(f"policy {app.policy_version} of region {app.region} is not kept: restore its file")
+    return step.policy
+
+
+def _intend(context: Context, stage: Stage, requests: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Decision]]:
+    """Commit what will be done before it is done; a row that gets no grant does not act."""
+    wanted = {i: r.intent for i, r in requests.items() if isinstance(r, Acting) and r.intent is not None}
+    if not wanted:
+        return dict(requests), {}
+    with context.store.transaction() as tx:
+        grants = facts.intend(tx, wanted, now=context.now())
+    going: dict[str, Any] = {}
+    refused: dict[str, Decision] = {}
+    for i, request in requests.items():
+        if i not in wanted:
+            going[i] = request
+        elif grants.get(i) is None:
+            refused[i] = Decision(Hold(SHORTAGE))
+        else:
+            going[i] = request.granted(grants[i])
+    if refused:
+        log.warning("stage %s: %d rows held for want of stock", stage.name, len(refused))
+    return going, refused
+
+
+def _acted(
+    context: Context, stage: Stage, steps: Mapping[str, _Step], requests: Mapping[str, Any]
+) -> dict[str, Decision]:
+    try:
+        replies: Mapping[str, Any] = stage.act(requests)
+    except Exception as error:  # noqa: BLE001 - whatever the port raised is every row's outcome
+        replies = dict.fromkeys(requests, error)
+    decisions = {}
+    for i, request in requests.items():
+        step = steps[i]
+        reply = replies.get(i, Defect(f"stage {stage.name} gave no reply"))
+        if isinstance(reply, BaseException):
+            decisions[i] = _failed(context, stage, step, request, reply)
+        else:
+            decisions[i] = _guarded(
+                step,
+                lambda step=step, reply=reply: stage.settle(step.case, reply, _policy(step), context.now()),
+                context,
+                stage,
+            )
+    return decisions
+
+
+def _guarded(step: _Step, call: Callable[[], Any], context: Context, stage: Stage) -> Any:
+    """One row's pure step; its exception is its own outcome."""
+    try:
+        return call()
+    except Exception as error:  # noqa: BLE001 - a defect in one row must not fail its neighbours
+        return Decision(_disposed(context, stage, step, error).outcome or Wait(context.now(), "stale"))
+
+
+def _failed(context: Context, stage: Stage, step: _Step, request: Any, error: BaseException) -> Decision:
+    told = stage.failed(step.case, request, error)
+    outcome = _disposed(context, stage, step, error).outcome or Wait(context.now(), "stale")
+    return Decision(outcome, told)
+
+
+def _disposed(context: Context, stage: Stage, step: _Step, error: BaseException) -> Disposition:
+    trace = secrets.token_hex(4)
+    most = step.policy.max_attempts.value if step.policy else 1
+    found = disposition(
+        error, attempts=step.case.application.attempts, max_attempts=most, now=context.now(), trace=trace
+    )
+    frames = "".join(traceback.format_tb(error.__traceback__)) if found.kind == "defect" else ""
+    log.log(
+        logging.ERROR if found.kind == "defect" else logging.WARNING,
+        "stage %s: %s -> %s (trace %s) %s",
+        stage.name,
+        type(error).__name__,
+        found.kind,
+        trace,
+        frames,
+    )
+    return found
+
+
+# ------------------------------------------------------------------------------------------------------------ settling
+
+
+def _settle(
+    context: Context,
+    stage: Stage,
+    steps: Mapping[str, _Step],
+    decisions: Mapping[str, Decision],
+    *,
+    token: str,
+    worker: str,
+) -> list[Settled]:
+    """Write a chunk's decisions in one transaction; if that fails, row by row, so that one bad row does not fail the others."""
+    try:
+        with context.store.transaction() as tx:
+            done = _write(tx, context, stage, steps, decisions, token=token, worker=worker)
+    except (IntegrityError, Defect) as error:
+        log.warning("stage %s: settling %d rows failed (%s); row by row", stage.name, len(decisions), type(error).__name__)
+        done = []
+        for i, decision in decisions.items():
+            done += _settle_alone(context, stage, steps[i], decision, token=token, worker=worker)
+    return done
+
+
+def _settle_alone(
+    context: Context, stage: Stage, step: _Step, decision: Decision, *, token: str, worker: str
+) -> list[Settled]:
+    i = step.case.id
+    with context.store.transaction() as tx:
+        try:
+            with tx.savepoint():
+                return _write(tx, context, stage, {i: step}, {i: decision}, token=token, worker=worker)
+        except (IntegrityError, Defect) as error:
+            trace = secrets.token_hex(4)
+            log.error("stage %s: a row cannot be settled (trace %s): %s", stage.name, trace, type(error).__name__)
+            parked = Decision(Hold(exhausted(f"{type(error).__name__}, trace {trace}")))
+            return _write(tx, context, stage, {i: step}, {i: parked}, token=token, worker=worker)
+
+
+def _write(
+    tx: Tx,
+    context: Context,
+    stage: Stage,
+    steps: Mapping[str, _Step],
+    decisions: Mapping[str, Decision],
+    *,
+    token: str,
+    worker: str,
+) -> list[Settled]:
+    now = context.now()
+    moves = {i: _move(stage, steps[i], decision, now) for i, decision in decisions.items()}
+    fresh = frozenset(
+        i for i, d in decisions.items() if isinstance(d.outcome, Advance) or (isinstance(d.outcome, Wait) and _calm(d.outcome))
+    )
+    ours = applications.settle(tx, moves, token=token, now=now, fresh=fresh)
+    told = [fact for i, decision in decisions.items() if i in ours for fact in decision.facts]
+    facts.write(tx, told, now=now)
+    applications.record(
+        tx,
+        [
+            {
+                "application_id": i,
+                "frm": steps[i].case.application.status,
+                "to": moves[i].status,
+                "outcome": type(decisions[i].outcome).__name__.lower(),
+                "why": moves[i].why,
+                "attempt": steps[i].case.application.attempts,
+            }
+            for i in sorted(ours)
+        ],
+        stage=stage.name,
+        now=now,
+        actor=worker,
+    )
+    if any(moves[i].work == "ready" for i in ours):
+        tx.nudge()
+    return [
+        Settled(
+            lane=steps[i].case.application.lane,
+            outcome=type(decision.outcome).__name__.lower() if i in ours else "stale",
+        )
+        for i, decision in decisions.items()
+    ]
+
+
+def _calm(wait: Wait) -> bool:
+    """A wait that is no failure: its tries are not counted."""
+    return not wait.why.startswith(("retry:", "unknown:", "blank."))
+
+
+def _move(stage: Stage, step: _Step, decision: Decision, now: datetime) -> transitions.Move:
+    """The move an outcome makes. A row whose chip may have been touched goes back to its station, not to the queue."""
+    move = transitions.move(step.case.application.status, stage.name, decision.outcome, now=now)
+    unsettled = isinstance(decision.outcome, Wait) and decision.outcome.why.startswith(("retry:", "unknown:"))
+    if stage.reconciler == "station" and unsettled and not decision.facts:
+        return transitions.at_station(move)
+    return move

@@ -1,0 +1,115 @@
+"""What a bank's refusal means here: its codes and wordings as a table, ours beside them.
+
+There is no common list of codes. A bank's own code is looked up first, then its wording by the phrases below; what neither
+matches is for an operator. A bank's free text is shown to nobody: it may hold anything, a person's data too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pipeline.outcomes import Reason
+
+Disposition = Literal["correct", "hold", "reject", "wait"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusal:
+    """One kind of refusal: the reason as people read it and what follows.
+
+    `code` and `wordings` are what gateways hand on from the banks; a wording matches wherever it stands in the bank's text.
+    """
+
+    reason: Reason
+    disposition: Disposition
+    code: str
+    wordings: tuple[str, ...] = ()
+
+
+def _refusal(
+    code: str,
+    disposition: Disposition,
+    zh: str,
+    en: str,
+    *wordings: str,
+    pointer: str | None = None,
+) -> Refusal:
+    reason = Reason(code=f"bank.{code}", zh=zh, en=en, pointer=pointer, final=disposition == "reject")
+    return Refusal(reason=reason, disposition=disposition, code=code, wordings=wordings)
+
+
+# The order counts: the first wording that matches wins, so the narrower stand first.
+TABLE: tuple[Refusal, ...] = (
+    _refusal(
+        "name_mismatch", "correct",
+        "银行核实姓名与证件号码不符，请核对后重新提交", "The bank found that name and document number do not belong together; check both",
+        "姓名与证件号不符", "姓名与证件号码不符", "联网核查失败", pointer="/person/name",
+    ),
+    _refusal(
+        "id_invalid", "correct",
+        "银行无法识别证件号码，请核对后重新提交", "The bank cannot read the document number; check it",
+        "证件号格式错", "证件号码格式错", pointer="/person/id_number",
+    ),
+    _refusal(
+        "id_expired", "correct",
+        "证件已过有效期，请更换证件后重新提交", "The identity document has expired; send a valid one",
+        "证件过期", "证件已过期", pointer="/person/id_valid_to",
+    ),
+    _refusal(
+        "phone_invalid", "correct",
+        "手机号码无效或已被他人使用，请更正后重新提交", "The mobile number is invalid or used for another person; correct it",
+        "手机号无效", "手机号码无效", "一号多人", pointer="/person/phone",
+    ),
+    _refusal(
+        "nine_items_missing", "correct",
+        "银行开户所需的个人信息不全，请补齐后重新提交", "Particulars that a bank needs for an account are missing; complete them",
+        "九项信息不全", pointer="/person",
+    ),
+    _refusal(
+        "guardian_required", "correct",
+        "未满16周岁须由监护人办理，请补充监护人信息", "Under 16 a guardian has to act; add the guardian",
+        "未满16周岁无监护人", "无监护人", pointer="/guardian",
+    ),
+    _refusal(
+        "field_too_long", "correct",
+        "有信息超出银行允许的长度，请缩短后重新提交", "Something is longer than the bank can take; shorten it",
+        "字段超长", pointer="/person",
+    ),
+    _refusal(
+        "card_exists", "hold",
+        "申请人在该银行已有社保卡账户，须人工核实", "The bank has issued this person a social security card before; to be looked into",
+        "已有本行社保卡",
+    ),
+    _refusal(
+        "account_exists", "hold",
+        "申请人在该银行已有账户，须人工核实", "The person has an account of this class at the bank; to be looked into",
+        "已有Ⅰ类户", "已有I类户",
+    ),
+    _refusal("duplicate_record", "hold", "银行提示记录重复，须人工核实", "The bank reports a double record; to be looked into", "记录重复"),
+    _refusal("customer_ambiguous", "hold", "银行客户信息不唯一，须人工核实", "The bank knows several customers like this; to be looked into",
+             "客户信息多重"),
+    _refusal("rare_character", "hold", "银行系统无法处理姓名中的生僻字，须人工办理", "The bank cannot write a character of the name; done by hand",
+             "生僻字无法处理", pointer="/person/name"),
+    _refusal("verification_unavailable", "wait", "银行暂时无法联网核查，将自动重试", "The bank cannot verify identities at present; tried again by itself",
+             "公安库网络异常"),
+    _refusal("deceased", "reject", "银行核查结果不支持开户", "The bank's check does not allow an account", "已死亡"),
+    _refusal("listed", "reject", "银行依规定不予开户，请向开户银行咨询", "The bank may not open an account; ask the bank", "黑名单", "涉案名单"),
+)  # fmt: skip
+
+OTHER = Refusal(
+    reason=Reason(
+        code="bank.other",
+        zh="银行未予开户，须人工核实原因",
+        en="The bank did not open the account; its reason is being looked into",
+    ),
+    disposition="hold",
+    code="",
+)
+
+
+def refusal(code: str, text: str) -> Refusal:
+    """What a bank's refusal means: by its code, else by its wording, else `OTHER`."""
+    by_code = next((entry for entry in TABLE if entry.code == code), None)
+    by_wording = next((entry for entry in TABLE if any(wording in text for wording in entry.wordings)), None)
+    return by_code or by_wording or OTHER

@@ -1,0 +1,195 @@
+"""What people look at. Read-only; nothing here decides anything."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Row, func, select
+
+from pipeline.application import LANES
+from pipeline.states import STAGES
+from pipeline.store import tables as t
+from pipeline.store.engine import Tx
+
+a = t.applications.c
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageRow:
+    """One stage and lane: how many rows stand where, and since when the oldest that could go on waits."""
+
+    stage: str
+    lane: str
+    ready: int = 0
+    running: int = 0
+    waiting: int = 0
+    held: int = 0
+    oldest: datetime | None = None
+    paused: bool = False
+
+
+def stages(tx: Tx) -> list[StageRow]:
+    """Every stage and lane."""
+    sums: dict[tuple[str, str], dict[str, int]] = {}
+    oldest: dict[tuple[str, str], datetime] = {}
+    query = (
+        select(a.stage, a.lane, a.work, func.count().label("n"), func.min(a.updated_at).label("oldest"))
+        .where(a.stage.is_not(None))
+        .group_by(a.stage, a.lane, a.work)
+    )
+    names = {"ready": "ready", "queued": "ready", "running": "running", "reconcile": "running", "waiting": "waiting"}
+    for row in tx.conn.execute(query):
+        key = (row.stage, row.lane)
+        name = names.get(row.work)
+        if name is None:
+            continue
+        sums.setdefault(key, {})[name] = sums.get(key, {}).get(name, 0) + row.n
+        if name in ("ready", "running"):
+            oldest[key] = min(oldest.get(key, row.oldest), row.oldest)
+    held = select(a.held_from, a.lane, func.count().label("n")).where(a.status == "held").group_by(a.held_from, a.lane)
+    for row in tx.conn.execute(held):
+        sums.setdefault((row.held_from, row.lane), {})["held"] = row.n
+    stopped = {row.stage for row in tx.conn.execute(select(t.stage_control).where(t.stage_control.c.paused))}
+    return [
+        StageRow(
+            stage=stage, lane=lane, paused=stage in stopped, oldest=oldest.get((stage, lane)), **sums.get((stage, lane), {})
+        )
+        for stage in STAGES
+        for lane in LANES
+    ]
+
+
+def by_status(tx: Tx) -> dict[str, int]:
+    """Applications by status."""
+    rows = tx.conn.execute(select(a.status, func.count().label("n")).group_by(a.status).order_by(a.status))
+    return {row.status: row.n for row in rows}
+
+
+def by_region_and_status(tx: Tx) -> dict[tuple[str, str], int]:
+    """Applications by region code and status."""
+    rows = tx.conn.execute(select(a.region, a.status, func.count().label("n")).group_by(a.region, a.status))
+    return {(row.region, row.status): row.n for row in rows}
+
+
+def deadlines(tx: Tx, *, now: datetime) -> tuple[int, int]:
+    """Cards still to be made: in time, and late."""
+    open_ = select(func.count()).select_from(t.applications).where(a.delivered_at.is_(None), a.work != "none")
+    late = tx.conn.execute(open_.where(a.due_at < now)).scalar_one()
+    return tx.conn.execute(open_).scalar_one() - late, late
+
+
+def calls(tx: Tx) -> dict[str, int]:
+    """Instructions to banks by state."""
+    c = t.external_calls.c
+    rows = tx.conn.execute(select(c.state, func.count().label("n")).group_by(c.state))
+    return {row.state: row.n for row in rows}
+
+
+def blanks(tx: Tx) -> list[Row[Any]]:
+    """Blanks by type, location and state."""
+    b = t.blanks.c
+    return list(
+        tx.conn.execute(
+            select(b.type, b.location, b.state, func.count().label("n"))
+            .group_by(b.type, b.location, b.state)
+            .order_by(b.type, b.location, b.state)
+        ).all()
+    )
+
+
+def open_accounts(tx: Tx) -> int:
+    """Accounts that are open."""
+    return tx.conn.execute(
+        select(func.count()).select_from(t.accounts).where(t.accounts.c.status == "open")
+    ).scalar_one()
+
+
+def cards_by_status(tx: Tx) -> dict[str, int]:
+    """Cards by status."""
+    c = t.cards.c
+    rows = tx.conn.execute(select(c.status, func.count().label("n")).group_by(c.status))
+    return {row.status: row.n for row in rows}
+
+
+def verified_cards(tx: Tx) -> int:
+    """Cards whose chip was read back and compared."""
+    c = t.cards.c
+    return tx.conn.execute(select(func.count()).select_from(t.cards).where(c.verified_at.is_not(None))).scalar_one()
+
+
+def application_ids(tx: Tx, *, batch_ids: Sequence[str] = (), status: str | None = None, limit: int | None = None) -> list[str]:
+    """Ids of applications, oldest first."""
+    query = select(a.id).order_by(a.id)
+    if batch_ids:
+        query = query.where(a.batch_id.in_(batch_ids))
+    if status:
+        query = query.where(a.status == status)
+    return list(tx.conn.execute(query.limit(limit)).scalars())
+
+
+def find(tx: Tx, name: str) -> str | None:
+    """The application of an id, an acceptance number or an external reference."""
+    query = select(a.id).where((a.id == name) | (a.acceptance_no == name) | (a.external_ref == name)).limit(1)
+    return tx.conn.execute(query).scalar()
+
+
+def history(tx: Tx, application_id: str) -> list[Row[Any]]:
+    """An application's way, oldest first."""
+    h = t.transitions.c
+    return list(tx.conn.execute(select(t.transitions).where(h.application_id == application_id).order_by(h.seq)).all())
+
+
+def card_row(tx: Tx, application_id: str) -> Row[Any] | None:
+    """The application's unvoided card."""
+    c = t.cards.c
+    return tx.conn.execute(select(t.cards).where(c.application_id == application_id, c.status != "voided")).first()
+
+
+def at_outlet(tx: Tx, outlet: str, *, statuses: Sequence[str]) -> list[Row[Any]]:
+    """Cards an outlet holds whose application has one of these statuses: card, application, serial, status, collect-by."""
+    c = t.cards.c
+    return list(
+        tx.conn.execute(
+            select(
+                c.id.label("card"),
+                a.id.label("application"),
+                c.blank_serial,
+                a.status,
+                a.delivered_at,
+                a.notified_at,
+                a.collect_by,
+            )
+            .join(t.applications, a.id == c.application_id)
+            .where(c.custody == "outlet", c.place == outlet, a.status.in_(statuses))
+            .order_by(c.id)
+        ).all()
+    )
+
+
+def at_centre_counter(tx: Tx) -> list[Row[Any]]:
+    """Urgent cards that wait at the centre's own counter (WH-8)."""
+    c = t.cards.c
+    return list(
+        tx.conn.execute(
+            select(c.id.label("card"), a.id.label("application"), c.blank_serial)
+            .join(t.applications, a.id == c.application_id)
+            .where(c.custody == "centre", c.status == "produced", a.priority == "urgent", a.status == "personalisation")
+            .order_by(c.id)
+        ).all()
+    )
+
+
+def outlets_with_cards(tx: Tx) -> list[str]:
+    """Outlets that hold cards."""
+    c = t.cards.c
+    return list(tx.conn.execute(select(c.place).where(c.custody == "outlet").distinct().order_by(c.place)).scalars())
+
+
+def fees_due(tx: Tx, application_id: str) -> int:
+    """What is still to be paid, in fen."""
+    f = t.fees.c
+    query = select(func.coalesce(func.sum(f.amount_fen), 0)).where(f.application_id == application_id, f.status == "due")
+    return int(tx.conn.execute(query).scalar_one())

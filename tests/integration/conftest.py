@@ -1,0 +1,196 @@
+"""An installation without processes: the engine's verbs are called one after the other."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+from config.policies import load_policies
+from pipeline.application import Document, Submission
+from pipeline.calendar import ChineseCalendar
+from pipeline.clock import VirtualClock
+from pipeline.gateways.bank_simulated import Faults, Ledger, SimulatedBank
+from pipeline.gateways.objects import ObjectMemory
+from pipeline.identifiers import gb11643_check
+from pipeline.person import Person
+from pipeline.ports import EncodeOrder, EncodeReport
+from pipeline.services import operate, run_stage, sweep
+from pipeline.services.accept import Accepted, accept
+from pipeline.services.context import Context
+from pipeline.stages.account import Account
+from pipeline.stages.base import Stage
+from pipeline.stages.collection import Collection
+from pipeline.stages.dispatch import Dispatch
+from pipeline.stages.personalisation import Personalisation
+from pipeline.stages.photo import Photo
+from pipeline.stages.validation import Validation
+from pipeline.states import STAGES
+from pipeline.store import applications, views
+from pipeline.store.engine import Store
+
+START = datetime(2026, 3, 2, 1, 0, tzinfo=UTC)
+
+
+@dataclass
+class StubEncoder:
+    """An encoder whose verdicts are scripted by blank serial; `verified` unless told otherwise."""
+
+    station: str = "enc_1"
+    verdicts: dict[str, str] = field(default_factory=dict)
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    def personalise(self, orders: Sequence[EncodeOrder]) -> Mapping[str, EncodeReport | Exception]:
+        return {o.application_id: self._report("make", o) for o in orders}
+
+    def recover(self, orders: Sequence[EncodeOrder]) -> Mapping[str, EncodeReport | Exception]:
+        return {o.application_id: self._report("recover", o) for o in orders}
+
+    def _report(self, what: str, order: EncodeOrder) -> EncodeReport:
+        self.asked.append((what, order.blank_serial))
+        verdict: Any = self.verdicts.get(order.blank_serial, "verified")
+        chip = hashlib.sha256(order.blank_serial.encode()).hexdigest()[:32]
+        return EncodeReport(verdict=verdict, chip_id=chip, face=b"png", verified_fields=("name",))
+
+
+class StubNormaliser:
+    """Every photo becomes the same picture."""
+
+    def normalise(self, photos: Mapping[str, bytes], *, profile: str) -> Mapping[str, object]:
+        from pipeline.photo.normalise import Normalised
+
+        return {key: Normalised(picture=b"jpeg" + data, findings=(), quality=80) for key, data in photos.items()}
+
+
+@dataclass
+class Line:
+    """The whole line, driven by hand."""
+
+    context: Context
+    stages: dict[str, Stage]
+    ledger: Ledger
+    bank: SimulatedBank
+    encoder: StubEncoder
+    clock: VirtualClock
+
+    def accept(self, *submissions: Submission) -> list[str]:
+        answers = accept(self.context, submissions, actor="test")
+        assert all(isinstance(answer, Accepted) for answer in answers), answers
+        return [answer.id for answer in answers if isinstance(answer, Accepted)]
+
+    def lease(self, stage: str, *, limit: int = 100) -> list[str]:
+        """What the relay would publish."""
+        found: list[str] = []
+        now = self.clock.now()
+        with self.context.store.transaction() as tx:
+            for lane in ("urgent", "normal", "bulk"):
+                leased = applications.lease_ready(
+                    tx, stage=stage, lane=lane, limit=limit, token="relay", now=now, until=now + timedelta(minutes=10)
+                )
+                found += [i for i, _ in leased]
+        return found
+
+    def step(self, stage: str) -> run_stage.Ran:
+        """Publish and run what a stage has ready."""
+        return run_stage.run(self.context, self.stages[stage], self.lease(stage), worker="w1")
+
+    def run(self, *, until_quiet: int = 20) -> None:
+        """Go on until nothing is ready."""
+        for _ in range(until_quiet):
+            if not any(self.step(stage).settled for stage in STAGES):
+                return
+        raise AssertionError("the line does not come to rest")
+
+    def sweep(self) -> sweep.Swept:
+        return sweep.sweep(self.context, {name: stage.reconciler for name, stage in self.stages.items()})
+
+    def later(self, **by: float) -> None:
+        """Move the clock, sweep, and go on."""
+        self.clock.advance(timedelta(**by))
+        self.sweep()
+        self.run()
+
+    def status(self, application_id: str) -> str:
+        with self.context.store.transaction() as tx:
+            return applications.load(tx, [application_id])[application_id].application.status
+
+    def row(self, application_id: str) -> Any:
+        with self.context.store.transaction() as tx:
+            return applications.load(tx, [application_id])[application_id].row
+
+    def history(self, application_id: str) -> list[str]:
+        with self.context.store.transaction() as tx:
+            return [row.to for row in views.history(tx, application_id)]
+
+
+@pytest.fixture
+def line(store: Store, tmp_path: Path) -> Line:
+    """An installation on a fresh database with 50 blanks."""
+    clock = VirtualClock(START)
+    objects = ObjectMemory(key=bytes(32))
+    ledger = Ledger()
+    bank = SimulatedBank(ledger, faults=Faults(), clock=clock, random=Random(1))
+    encoder = StubEncoder()
+    calendar = ChineseCalendar()
+    context = Context(store=store, clock=clock, policies=load_policies(), calendar=calendar, objects=objects)
+    stages: list[Stage] = [
+        Validation(),
+        Photo(StubNormaliser(), objects=objects),
+        Account(bank, key_secret=b"k" * 32, clock=clock),
+        Personalisation(encoder, objects=objects),
+        Dispatch(),
+        Collection(calendar),
+    ]
+    made = Line(context, {stage.name: stage for stage in stages}, ledger, bank, encoder, clock)
+    operate.receive_blanks(context, [f"BL{n:04d}" for n in range(1, 51)], blank_type="ssc2", lot="L1", actor="test")
+    return made
+
+
+def number(n: int, *, born: date = date(1980, 1, 1), area: str = "999001") -> str:
+    """A citizen number in an area that is not assigned."""
+    first17 = f"{area}{born:%Y%m%d}{n:03d}"
+    return first17 + gb11643_check(first17)
+
+
+@pytest.fixture
+def submission() -> Callable[..., Submission]:
+    """Makes a submission in Wuhan that every stage accepts; keyword arguments change it."""
+
+    def make(n: int = 1, *, person: dict[str, Any] | None = None, **changes: Any) -> Submission:
+        idn = number(n)
+        human = Person(
+            name="张小明",
+            id_type="resident_id",
+            id_number=idn,
+            social_security_number=idn,
+            sex="1" if n % 2 else "2",
+            ethnic="01",
+            birth_date=date(1980, 1, 1),
+            phone=f"1380000{n:04d}",
+            address="湖北省武汉市武昌区样例路1号",
+            id_valid_to=date(9999, 12, 31),
+        )
+        base = Submission(
+            external_ref=f"T-{n}",
+            source="test",
+            region="420100",
+            agency="ag_42010601",
+            window="agency",
+            category="urban_employee",
+            district="420106",
+            person=replace(human, **(person or {})),
+            bank_code="95533",
+            outlet="out_42010601",
+            documents=(Document(type="application_form"),),
+            confirmed=True,
+            photo=b"photo %d" % n,
+        )
+        return replace(base, **changes)
+
+    return make

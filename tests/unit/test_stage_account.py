@@ -1,0 +1,485 @@
+"""The account stage: one account a person and bank, whatever the bank, the wire and our own processes do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from config.policies import load_policies
+from pipeline.application import Application
+from pipeline.clock import VirtualClock
+from pipeline.errors import Defect, OutcomeUnknown, TransientError
+from pipeline.gateways.bank_simulated import SCRIPT, Faults, Ledger, SimulatedBank
+from pipeline.outcomes import Advance, Correct, Hold, Reject, Wait
+from pipeline.person import Agent, Person
+from pipeline.ports import Declined, Done, Key, OpenAccount, Pending
+from pipeline.stages.account import (
+    Account,
+    AccountOpened,
+    AccountRequest,
+    CallSettled,
+    NotYet,
+    StillUnknown,
+)
+from pipeline.stages.bank_refusals import OTHER, TABLE, refusal
+from pipeline.stages.base import AccountFact, Acting, CallFact, Case, Decision, Stage
+
+POLICY = load_policies().of("420100")
+START = datetime(2026, 11, 25, 2, 0, tzinfo=UTC)
+SECRET = b"secret of the tests"
+ACCOUNT = AccountFact(id="acc_1", bank_card_number="6200000000000000000")
+
+
+def application(number: int = 1, *, phone: str = "13800000000", **changed: Any) -> Application:
+    person = Person(
+        name="测试甲",
+        id_type="resident_id",
+        id_number=f"9990011990010{number:05d}",
+        social_security_number="",
+        sex="1",
+        ethnic="01",
+        birth_date=date(1990, 1, 1),
+        phone=phone,
+    )
+    base = Application(
+        id=f"app_{number}",
+        version=1,
+        status="account",
+        stage="account",
+        region="420100",
+        policy_version=POLICY.version,
+        kind="first",
+        priority="normal",
+        lane="normal",
+        category="resident",
+        district="420102",
+        agency="A1",
+        window="district_agency",
+        outlet="42010601",
+        bank_code="95533",
+        acceptance_no=f"N{number}",
+        received_at=START,
+        due_at=START + timedelta(days=20),
+        person=person,
+        guardian=None,
+        proxy=None,
+        documents=(),
+        confirmed=True,
+        collect_by="person",
+        person_id=f"per_{number}",
+        photo_original="",
+        photo_result="picture",
+        attempts=1,
+    )
+    return replace(base, **changed)
+
+
+def case(*calls: CallFact, account: AccountFact | None = None, of: Application | None = None) -> Case:
+    return Case(application=of or application(), facts={"account": account, "calls": calls})
+
+
+def call(state: str, *, key: Key = "oa-x-1", age: timedelta = timedelta(0)) -> CallFact:
+    return CallFact(key=key, state=state, created_at=START - age)
+
+
+class StillClock:
+    """A clock that moves only when told."""
+
+    def __init__(self) -> None:
+        self.time = START
+
+    def now(self) -> datetime:
+        return self.time
+
+
+class Bank:
+    """A bank that answers from a script and notes what it was asked."""
+
+    def __init__(self, *, submit: Any = None, find: Any = None) -> None:
+        self.answers = {"submit": submit, "find": find}
+        self.submitted: list[list[OpenAccount]] = []
+        self.asked: list[list[Key]] = []
+        self.deadlines: list[datetime] = []
+
+    def submit(self, instructions: Sequence[OpenAccount], *, deadline: datetime) -> Mapping[Key, Any]:
+        self.submitted.append(list(instructions))
+        return self._answered("submit", [i.key for i in instructions], deadline)
+
+    def find(self, keys: Sequence[Key], *, deadline: datetime) -> Mapping[Key, Any]:
+        self.asked.append(list(keys))
+        return self._answered("find", keys, deadline)
+
+    def _answered(self, what: str, keys: Sequence[Key], deadline: datetime) -> Mapping[Key, Any]:
+        self.deadlines.append(deadline)
+        answer = self.answers[what]
+        if callable(answer):
+            raise answer()
+        return answer if isinstance(answer, dict) else dict.fromkeys(keys, answer)
+
+
+def stage(bank: Any = None, **options: Any) -> Account:
+    return Account(bank or Bank(), key_secret=SECRET, clock=StillClock(), **options)
+
+
+def prepared(made: Account, about: Case) -> AccountRequest:
+    request = made.prepare(about, POLICY, START)
+    assert isinstance(request, AccountRequest)
+    return request
+
+
+DONE = Done(account_ref="ref", card_number="6200000000000000001")
+
+
+def test_it_is_a_stage_whose_requests_act() -> None:
+    made: Stage = stage()
+    assert (made.name, made.reconciler) == ("account", "worker")
+    assert made.needs == frozenset({"account", "calls"})
+    request = prepared(stage(), case())
+    assert isinstance(request, Acting)
+    assert request.granted(True) is request
+
+
+# ------------------------------------------------------------------------------------------------------------- prepare
+
+
+@pytest.mark.rule("KL-10")
+@pytest.mark.parametrize("kind", ["first", "replacement", "exchange"])
+def test_an_account_that_exists_is_bound_without_asking_the_bank(kind: str) -> None:
+    about = case(call("unknown"), account=ACCOUNT, of=application(kind=kind))
+    assert stage().prepare(about, POLICY, START) == Decision(Advance("personalisation"))
+
+
+def test_the_first_instruction_is_committed_before_it_is_given() -> None:
+    guardian = Agent(name="测试乙", id_type="resident_id", id_number="999001196001010000")
+    request = prepared(stage(), case(of=application(guardian=guardian)))
+    assert request.intent is not None
+    assert (request.intent.key, request.intent.system) == (request.instruction.key, "95533")
+    assert request.intent.operation == "open_account"
+    assert (request.ask_only, request.instruction.guardian) == (False, guardian)
+
+
+def test_a_key_names_bank_and_person_and_tells_nothing_of_them() -> None:
+    key = prepared(stage(), case()).instruction.key
+    again = prepared(stage(), case(of=application(phone="13800000001"))).instruction.key
+    elsewhere = prepared(stage(), case(of=application(bank_code="95588"))).instruction.key
+    somebody = prepared(stage(), case(of=application(2))).instruction.key
+    foreign = Account(Bank(), key_secret=b"another", clock=StillClock())
+    assert key == again
+    assert len({key, elsewhere, somebody, prepared(foreign, case()).instruction.key}) == 4
+    assert key.startswith("oa-")
+    assert key.endswith("-1")
+    assert len(key) == len("oa-") + 26 + len("-1")
+    assert key == key.lower()
+    assert key.isascii()
+
+
+@pytest.mark.parametrize("state", ["intent", "unknown", "pending"])
+def test_an_open_call_is_asked_about_under_its_own_key(state: str) -> None:
+    request = prepared(stage(), case(call("declined", key="oa-x-1"), call(state, key="oa-x-2")))
+    assert (request.ask_only, request.intent, request.instruction.key) == (True, None, "oa-x-2")
+
+
+def test_a_call_that_was_not_received_is_given_again_with_the_same_key() -> None:
+    request = prepared(stage(), case(call("not_received")))
+    assert request.intent is not None
+    assert (request.ask_only, request.intent.key, request.instruction.key) == (False, "oa-x-1", "oa-x-1")
+
+
+@pytest.mark.parametrize("over", ["declined", "done"])
+def test_what_was_declined_or_closed_is_followed_by_the_next_generation(over: str) -> None:
+    assert prepared(stage(), case(call(over), call(over, key="oa-x-2"))).instruction.key.endswith("-3")
+
+
+# ----------------------------------------------------------------------------------------------------------------- act
+
+
+def acted(bank: Bank, *cases: Case, **options: Any) -> dict[str, Any]:
+    made = stage(bank, **options)
+    return dict(made.act({about.id: prepared(made, about) for about in cases}))
+
+
+def test_a_chunk_is_one_question_and_one_submission() -> None:
+    bank = Bank(submit=DONE, find=DONE)
+    chunk = [case(of=application(n)) for n in (1, 2)]
+    chunk += [case(call("unknown", key=f"oa-x{n}-1"), of=application(n)) for n in (3, 4)]
+    assert acted(bank, *chunk) == dict.fromkeys(("app_1", "app_2", "app_3", "app_4"), DONE)
+    assert [len(part) for part in bank.asked] == [len(part) for part in bank.submitted] == [2]
+    assert bank.deadlines == [START + timedelta(seconds=10)] * 2
+
+
+def test_nothing_to_ask_or_give_calls_nobody() -> None:
+    bank = Bank()
+    assert acted(bank) == {}
+    assert not bank.asked
+    assert not bank.submitted
+
+
+def test_a_call_the_bank_never_saw_waits_until_it_cannot_be_on_its_way_any_more() -> None:
+    bank = Bank(submit=DONE, find=None)
+    young, old = call("unknown", age=timedelta(seconds=59)), call("unknown", key="oa-y-1", age=timedelta(seconds=60))
+    replies = acted(bank, case(young), case(old, of=application(2)))
+    assert replies == {"app_1": NotYet(until=START + timedelta(seconds=1)), "app_2": DONE}
+    assert [[i.key for i in part] for part in bank.submitted] == [["oa-y-1"]]
+
+
+def test_a_bank_out_of_reach_is_each_rows_own_error_and_spoils_no_other_answer() -> None:
+    bank = Bank(submit=TransientError, find=DONE)
+    replies = acted(bank, case(), case(call("unknown"), of=application(2)))
+    assert isinstance(replies["app_1"], TransientError)
+    assert replies["app_2"] == DONE
+
+
+@pytest.mark.parametrize("known", [case(), case(call("unknown"))])
+def test_an_answer_left_out_is_unknown_and_not_taken_for_never_seen(known: Case) -> None:
+    bank = Bank(submit={}, find={})
+    assert isinstance(acted(bank, known)["app_1"], OutcomeUnknown)
+    assert len(bank.submitted) + len(bank.asked) == 1
+
+
+@pytest.mark.parametrize("answer", [TransientError, OutcomeUnknown])
+def test_a_call_without_answer_for_hours_is_asked_once_more_and_then_held(answer: type[Exception]) -> None:
+    bank = Bank(find=answer)
+    about = case(call("unknown", age=timedelta(hours=4)))
+    assert acted(bank, about) == {"app_1": StillUnknown()}
+    decision = stage().settle(about, StillUnknown(), POLICY, START)
+    assert isinstance(decision.outcome, Hold)
+    assert decision.outcome.reason.code == "bank.unknown"
+    assert decision.facts == (CallSettled(key="oa-x-1", state="unknown"),)
+    assert acted(Bank(find=DONE), about) == {"app_1": DONE}
+
+
+@pytest.mark.parametrize("answer", [TransientError, OutcomeUnknown])
+def test_a_younger_call_without_answer_is_left_to_the_schedule(answer: type[Exception]) -> None:
+    about = case(call("unknown", age=timedelta(hours=3, minutes=59)))
+    assert isinstance(acted(Bank(find=answer), about)["app_1"], answer)
+
+
+# -------------------------------------------------------------------------------------------------------------- settle
+
+
+def test_an_opened_account_goes_on_with_its_facts() -> None:
+    about = case(call("declined"), call("unknown", key="oa-x-2"))
+    decision = stage().settle(about, DONE, POLICY, START)
+    opened = AccountOpened(
+        application_id="app_1", person_id="per_1", bank_code="95533", key="oa-x-2", generation=2, done=DONE
+    )
+    assert decision == Decision(Advance("personalisation"), (opened, CallSettled(key="oa-x-2", state="done")))
+    assert DONE.card_number not in repr(decision)
+
+
+def test_a_pending_call_waits_for_the_banks_own_hour() -> None:
+    until = START + timedelta(minutes=5)
+    decision = stage().settle(case(call("intent")), Pending(expected_by=until), POLICY, START)
+    assert decision == Decision(Wait(until, "bank.pending"), (CallSettled(key="oa-x-1", state="pending"),))
+
+
+def test_a_bank_late_by_its_own_word_is_not_asked_without_a_pause() -> None:
+    decision = stage().settle(case(call("pending")), Pending(expected_by=START), POLICY, START)
+    assert isinstance(decision.outcome, Wait)
+    assert decision.outcome.until == START + timedelta(seconds=10)
+
+
+def test_a_call_that_may_be_on_its_way_waits() -> None:
+    until = START + timedelta(seconds=30)
+    assert stage().settle(case(call("unknown")), NotYet(until=until), POLICY, START) == Decision(
+        Wait(until, "bank.asked")
+    )
+
+
+def test_a_refusal_is_recorded_with_the_banks_code_and_shown_without_its_text() -> None:
+    decision = stage().settle(case(call("intent")), Declined(code="Z9", text="李四本人须到网点"), POLICY, START)
+    assert decision.facts == (CallSettled(key="oa-x-1", state="declined", code="Z9"),)
+    assert decision.outcome == Hold(OTHER.reason)
+    assert "李四" not in repr(decision)
+
+
+def test_a_bank_that_cannot_verify_is_tried_again_but_not_for_ever() -> None:
+    declined = Declined(code="verification_unavailable", text="公安库网络异常")
+    tries = [call("declined", key=f"oa-x-{n}") for n in range(1, POLICY.max_attempts.value + 1)]
+    first = stage().settle(case(call("intent")), declined, POLICY, START).outcome
+    last = stage().settle(case(*tries[:-1], call("intent", key="oa-x-9")), declined, POLICY, START).outcome
+    assert first == Wait(START + timedelta(minutes=15), "bank.verification_unavailable")
+    assert isinstance(last, Hold)
+
+
+# -------------------------------------------------------------------------------------------------------------- failed
+
+
+@pytest.mark.parametrize(
+    ("calls", "error", "facts"),
+    [
+        ((), TransientError(), "not_received"),
+        ((), OutcomeUnknown(), "unknown"),
+        ((), Defect(), "unknown"),
+        ((), ValueError(), "unknown"),
+        ((call("unknown"),), TransientError(), None),
+        ((call("unknown"),), OutcomeUnknown(), "unknown"),
+    ],
+)
+def test_only_what_was_surely_not_received_may_be_given_again(
+    calls: tuple[CallFact, ...], error: Exception, facts: str | None
+) -> None:
+    about = case(*calls)
+    request = prepared(stage(), about)
+    expected = () if facts is None else (CallSettled(key=request.instruction.key, state=facts),)
+    assert stage().failed(about, request, error) == expected
+
+
+@pytest.mark.parametrize("options", [{"key_secret": b""}, {"settle_after": timedelta(seconds=19)}])
+def test_a_stage_that_could_open_two_accounts_is_not_built(options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="secret|settle_after"):
+        Account(Bank(), **{"key_secret": SECRET, "clock": StillClock(), **options})
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+@pytest.mark.parametrize(
+    ("code", "ours", "outcome"),
+    [
+        ("name_mismatch", "bank.name_mismatch", Correct),
+        ("id_expired", "bank.id_expired", Correct),
+        ("phone_invalid", "bank.phone_invalid", Correct),
+        ("nine_items_missing", "bank.nine_items_missing", Correct),
+        ("account_exists", "bank.account_exists", Hold),
+        ("rare_character", "bank.rare_character", Hold),
+        ("verification_unavailable", "bank.verification_unavailable", Wait),
+        ("listed", "bank.listed", Reject),
+        ("unlisted_reason", "bank.other", Hold),
+    ],
+)
+def test_every_refusal_of_the_simulated_bank_has_its_end_by_code_and_by_wording(
+    code: str, ours: str, outcome: type
+) -> None:
+    told = next(reply for reply in SCRIPT.values() if isinstance(reply, Declined) and reply.code == code)
+    for reply in (told, Declined(code="E17", text=f"失败：{told.text}。")):
+        assert refusal(reply.code, reply.text).reason.code == ours
+        assert isinstance(stage().settle(case(call("intent")), reply, POLICY, START).outcome, outcome)
+
+
+def test_the_script_holds_no_refusal_beside_those() -> None:
+    assert sum(isinstance(reply, Declined) for reply in SCRIPT.values()) == 9
+
+
+def test_the_table_has_one_entry_a_code_and_each_wording_finds_its_own() -> None:
+    assert len({entry.code for entry in TABLE}) == len(TABLE)
+    for entry in TABLE:
+        assert entry.wordings
+        assert all(refusal("?", wording) is entry for wording in entry.wordings)
+        assert entry.reason.final is (entry.disposition == "reject")
+        assert (entry.reason.pointer is not None) or entry.disposition != "correct"
+
+
+# --------------------------------------------------------------------------------------------- one account, whatever is
+
+FATES = ("ok", "refused", "lost before", "lost after", "crash before", "crash after")
+
+
+class Killed(BaseException):
+    """The worker's process ends."""
+
+
+class Wire:
+    """What lies between us and a good bank; the next fate strikes the next call."""
+
+    def __init__(self, bank: SimulatedBank) -> None:
+        self.bank = bank
+        self.fates: list[str] = []
+
+    def submit(self, instructions: Sequence[OpenAccount], *, deadline: datetime) -> Mapping[Key, Any]:
+        return self._through(lambda: self.bank.submit(instructions, deadline=deadline), [i.key for i in instructions])
+
+    def find(self, keys: Sequence[Key], *, deadline: datetime) -> Mapping[Key, Any]:
+        return self._through(lambda: self.bank.find(keys, deadline=deadline), keys)
+
+    def _through(self, does: Any, keys: Sequence[Key]) -> Mapping[Key, Any]:
+        fate = self.fates.pop(0) if self.fates else "ok"
+        if fate == "refused":
+            return {key: TransientError() for key in keys}
+        if fate == "crash before":
+            raise Killed
+        answers: Mapping[Key, Any] = {} if fate == "lost before" else does()
+        if fate == "crash after":
+            raise Killed
+        return answers if fate == "ok" else {key: OutcomeUnknown() for key in keys}
+
+
+class Books:
+    """Our records of calls, kept as the store keeps them: facts are committed, a killed worker commits nothing more."""
+
+    def __init__(self) -> None:
+        self.calls: dict[Key, CallFact] = {}
+        self.opened: list[AccountOpened] = []
+
+    def intend(self, request: AccountRequest, now: datetime) -> None:
+        if request.intent is None:
+            return
+        known = self.calls.get(request.intent.key)
+        if known is None or known.state == "not_received":
+            self.calls[request.intent.key] = CallFact(key=request.intent.key, state="intent", created_at=now)
+
+    def write(self, facts: Sequence[Any]) -> None:
+        for fact in facts:
+            if isinstance(fact, AccountOpened):
+                self.opened.append(fact)
+            else:
+                self.calls[fact.key] = replace(self.calls[fact.key], state=fact.state)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    fates=st.lists(st.tuples(st.sampled_from(FATES), st.integers(0, 100)), max_size=12),
+    phone=st.sampled_from(["13800000000", "13800000461", "13800000462", "13800000463", "13800000464"]),
+    slow=st.booleans(),
+)
+def test_one_account_is_opened_and_recorded_whatever_goes_wrong_on_the_way(
+    fates: list[tuple[str, int]], phone: str, slow: bool
+) -> None:
+    clock, books = StillClock(), Books()
+    ledger = Ledger()
+    bank = SimulatedBank(
+        ledger, faults=Faults(late_s=40 if slow else 2), clock=clock, random=Random(1), sleep=lambda _: None
+    )
+    wire = Wire(bank)
+    made = Account(wire, key_secret=SECRET, clock=clock)
+    for fate, seconds in [*fates, *[("ok", 90)] * 4]:
+        if books.opened:
+            break
+        wire.fates = [fate]
+        about = case(*books.calls.values(), of=application(phone=phone))
+        request = made.prepare(about, POLICY, clock.now())
+        assert isinstance(request, AccountRequest)
+        books.intend(request, clock.now())
+        try:
+            reply = made.act({"app_1": request})["app_1"]
+        except Killed:
+            clock.time += timedelta(seconds=seconds)
+            continue
+        if isinstance(reply, Exception):
+            books.write(made.failed(about, request, reply))
+        else:
+            books.write(made.settle(about, reply, POLICY, clock.now()).facts)
+        clock.time += timedelta(seconds=seconds)
+    (account,) = ledger.accounts()
+    (opened,) = books.opened
+    assert opened.done.card_number == account.card_number
+    assert opened.key == account.key == next(iter(books.calls))
+    assert [known.state for known in books.calls.values()] == ["done"]
+    ledger.close()
+
+
+def test_a_clock_that_runs_serves_as_well() -> None:
+    clock = VirtualClock(START)
+    ledger = Ledger()
+    bank = SimulatedBank(ledger, faults=Faults(), clock=clock, random=Random(1))
+    made = Account(bank, key_secret=SECRET, clock=clock)
+    reply = made.act({"app_1": prepared(made, case())})["app_1"]
+    assert isinstance(reply, Done)
+    ledger.close()
