@@ -72,7 +72,7 @@ def load_policies(directory: Path = DIRECTORY) -> Policies:
         other = origin.setdefault((city.code, city.effective), path.name)
         if other != path.name:
             raise PolicyFileError(f"{path.name} 与 {other} 地区代码及生效日期相同", f"{path.name}: key code: same region and effective date as {other}")
-        covered = {code: city for code in (city.code, *city.districts)} | {policy.code: policy for policy in policies}
+        covered = dict.fromkeys((city.code, *city.districts), city) | {policy.code: policy for policy in policies}
         versions |= {(code, policy.version): policy for code, policy in covered.items()}
         current |= {code: policy for code, policy in covered.items() if code not in current or current[code].effective < policy.effective}
     if not current:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import date
 from typing import Protocol
 
-import chinese_calendar  # type: ignore[import-untyped]
+import chinese_calendar
 
 _HOLIDAYS: frozenset[date] = frozenset(chinese_calendar.holidays)
 _MAKE_UP_DAYS: frozenset[date] = frozenset(chinese_calendar.workdays)

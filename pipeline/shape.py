@@ -42,11 +42,20 @@ CODES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "unknown_field": ("未知的字段，请删除或更正字段名", "is not a known field; remove it or correct its name"),
         "format": ("格式不正确，应为 {zh}", "has the wrong form; {en} is needed"),
         "length": ("长度不正确，应为 {zh}", "has the wrong length; {en} is needed"),
-        "id_number.checksum": ("证件号码校验位不正确，请对照证件更正", "the check character is wrong; compare with the document"),
-        "social_security_number.format": ("社会保障号码不正确，应为 {zh}", "is not a social security number; {en} is needed"),
+        "id_number.checksum": (
+            "证件号码校验位不正确，请对照证件更正",
+            "the check character is wrong; compare with the document",
+        ),
+        "social_security_number.format": (
+            "社会保障号码不正确，应为 {zh}",
+            "is not a social security number; {en} is needed",
+        ),
         "date.invalid": ("日期不正确，应为 {zh}", "is not a valid date; {en} is needed"),
         "phone.invalid": ("手机号码不正确，应为 11 位大陆手机号", "is not a mobile number of 11 digits"),
-        "name.characters": ("姓名含有不能使用的字符，请按证件更正", "holds characters no name has; spell it as on the document"),
+        "name.characters": (
+            "姓名含有不能使用的字符，请按证件更正",
+            "holds characters no name has; spell it as on the document",
+        ),
         "external_ref.personal": (
             "外部编号疑似证件号码或手机号码，请改用业务流水号",
             "looks like an identity or phone number; use a serial number of your own",
@@ -111,9 +120,21 @@ def read_submission(body: Mapping[str, Any], *, source: str, photo: bytes = b"")
     priority = top.word("priority", get_args(Priority), default="normal")
     region = top.text("region", form=_SIX, wanted=_REGION, required=True)
     window = top.text("window", form=_A_WORD, wanted=_WORD)
-    agency = top.text("agency", form=r"ag_[0-9A-Za-z_-]{1,40}", wanted=_Wanted("ag_ 加机构代码", "ag_ and the agency's code"), required=True)
-    outlet = top.text("outlet", form=r"out_[0-9A-Za-z_-]{1,40}", wanted=_Wanted("out_ 加网点代码", "out_ and the outlet's code"), required=True)
-    bank_code = top.text("bank_code", form=r"[0-9A-Za-z]{3,14}", wanted=_Wanted("银行代码", "the code of a bank"), required=True)
+    agency = top.text(
+        "agency",
+        form=r"ag_[0-9A-Za-z_-]{1,40}",
+        wanted=_Wanted("ag_ 加机构代码", "ag_ and the agency's code"),
+        required=True,
+    )
+    outlet = top.text(
+        "outlet",
+        form=r"out_[0-9A-Za-z_-]{1,40}",
+        wanted=_Wanted("out_ 加网点代码", "out_ and the outlet's code"),
+        required=True,
+    )
+    bank_code = top.text(
+        "bank_code", form=r"[0-9A-Za-z]{3,14}", wanted=_Wanted("银行代码", "the code of a bank"), required=True
+    )
     insured = top.object("insured", required=True)
     category = insured.text("category", form=_A_WORD, wanted=_WORD, required=True)
     district = insured.text("district", form=_SIX, wanted=_REGION, required=True)
@@ -229,7 +250,7 @@ class _Object:
             self.note("length", name, wanted=_Wanted(f"至多 {at_most} 个字符", f"at most {at_most} characters"))
             return ""
         text = re.sub(r"\s+", " ", unicodedata.normalize("NFC", value)).strip()
-        if any(unicodedata.category(char) in ("Cc", "Cs", "Cn") for char in text):
+        if not text.isprintable() and any(unicodedata.category(char) in ("Cc", "Cs", "Cn") for char in text):
             self.note("format", name, wanted=_Wanted("不含控制字符的文本", "text without control characters"))
             return ""
         return text
@@ -333,11 +354,15 @@ def _person(raw: _Object) -> Person | None:
     nationality = raw.text("nationality", form=r"[A-Z]{3}", wanted=alpha3, required=id_type == "passport") or "CHN"
     social = _social_security_number(raw, id_type=id_type, id_number=id_number, nationality=nationality)
     sex, birth_date = _told_by_number(raw, number=id_number if id_type in _EIGHTEEN else social)
-    ethnic = raw.text("ethnic", form=r"(0[1-9]|[1-4][0-9]|5[0-6]|9[78])", wanted=_Wanted("2 位民族代码", "two digits of GB/T 3304"))
+    ethnic = raw.text(
+        "ethnic", form=r"(0[1-9]|[1-4][0-9]|5[0-6]|9[78])", wanted=_Wanted("2 位民族代码", "two digits of GB/T 3304")
+    )
     birth_place = raw.text("birth_place", form=_SIX, wanted=_REGION)
     valid_from, valid_to = raw.day("id_valid_from"), raw.day("id_valid_to")
     if valid_from and valid_to and valid_to < valid_from:
-        raw.note("date.invalid", "id_valid_to", wanted=_Wanted("不早于有效期起的日期", "a date not before id_valid_from"))
+        raw.note(
+            "date.invalid", "id_valid_to", wanted=_Wanted("不早于有效期起的日期", "a date not before id_valid_from")
+        )
     phone, address = raw.phone(), raw.raw("address", at_most=200)
     occupation = raw.text("occupation", form=r"[0-9A-Za-z]{1,10}", wanted=_Wanted("职业代码", "a code of GB/T 6565"))
     raw.close()
@@ -363,7 +388,8 @@ def _person(raw: _Object) -> Person | None:
 
 def _social_security_number(raw: _Object, *, id_type: str, id_number: str, nationality: str) -> str:
     given = normalise_number(raw.raw("social_security_number", at_most=40))
-    citizen_abroad = id_type == "passport" and nationality == "CHN"  # has a citizen number that the passport does not tell
+    # A citizen's passport does not tell the citizen number.
+    citizen_abroad = id_type == "passport" and nationality == "CHN"
     told = bool(id_number) and not citizen_abroad
     follows = social_security_number(cast("IdType", id_type), id_number, nationality=nationality) if told else None
     if not given:
@@ -386,7 +412,9 @@ def _told_by_number(raw: _Object, *, number: str) -> tuple[str, date | None]:
         if sex in ("1", "2") and sex != told.sex:
             raw.note("format", "sex", wanted=_Wanted("与证件号码相符的性别", "the sex that the number tells"))
         if born is not None and born != told.birth_date:
-            raw.note("date.invalid", "birth_date", wanted=_Wanted("与证件号码相符的日期", "the date that the number tells"))
+            raw.note(
+                "date.invalid", "birth_date", wanted=_Wanted("与证件号码相符的日期", "the date that the number tells")
+            )
         return sex or told.sex, born or told.birth_date
     if raw.present and not wrong & {raw.at("id_number"), raw.at("id_type"), raw.at("social_security_number")}:
         for name, value in (("sex", sex), ("birth_date", born)):
@@ -403,7 +431,14 @@ def _agent(raw: _Object) -> Agent | None:
     relation, phone = raw.raw("relation", at_most=20), raw.phone()
     document = raw.text("document", form=_A_REFERENCE, wanted=_Wanted("上传编号", "the id of an upload"))
     raw.close()
-    return Agent(name=name, id_type=cast("IdType", id_type), id_number=id_number, relation=relation, phone=phone, document=document)
+    return Agent(
+        name=name,
+        id_type=cast("IdType", id_type),
+        id_number=id_number,
+        relation=relation,
+        phone=phone,
+        document=document,
+    )
 
 
 def _documents(top: _Object) -> tuple[Document, ...]:
@@ -432,7 +467,9 @@ def _confirmed(raw: _Object) -> bool:
     raw.text("evidence", form=_A_REFERENCE, wanted=_Wanted("上传编号", "the id of an upload"))
     signed_at = raw.raw("signed_at", at_most=40)
     if signed_at and not _is_instant(signed_at):
-        raw.note("date.invalid", "signed_at", wanted=_Wanted("带时区的 RFC 3339 时间", "an RFC 3339 time with its offset"))
+        raw.note(
+            "date.invalid", "signed_at", wanted=_Wanted("带时区的 RFC 3339 时间", "an RFC 3339 time with its offset")
+        )
     raw.close()
     return raw.present
 
@@ -442,7 +479,11 @@ def _photo(raw: _Object) -> bytes:
     inline = raw.take("base64")
     raw.close()
     if inline is None:
-        if raw.present and not upload and not any((error.pointer or "").startswith(raw.pointer) for error in raw.errors):
+        if (
+            raw.present
+            and not upload
+            and not any((error.pointer or "").startswith(raw.pointer) for error in raw.errors)
+        ):
             raw.note("required", "upload")
         return b""
     wanted = _Wanted("1 MiB 以内的 Base64", "Base64 of at most 1 MiB")

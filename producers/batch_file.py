@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType, TracebackType
 from typing import Any, BinaryIO, Literal, Protocol, Self
 
-import xlsxwriter  # type: ignore[import-untyped]  # it ships no types
+import xlsxwriter  # type: ignore[import-untyped, unused-ignore]  # it ships no types
 from python_calamine import CalamineSheet, CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
 
 from config.policies import Policies
@@ -49,6 +49,9 @@ RATIO_FROM_BYTES = MIB
 SHEET_BYTES_MAX = 256 * MIB
 PHOTO_BYTES_MAX = 20 * MIB
 """What the photo stage takes at most."""
+WORKBOOK_BYTES_MAX = 512 * MIB
+LINES_MAX = 20 * ROWS_MAX
+RECORD_CHARS_MAX = MIB
 COLUMNS_MAX = 256
 CELLS_MAX = 20_000_000
 """A workbook's used rectangle is held whole; one cell in the last corner of a sheet would ask for 17 thousand million."""
@@ -115,7 +118,9 @@ class _Column:
 COLUMNS: tuple[_Column, ...] = (
     _Column("姓名", "name", "#/person/name", required=True),
     _Column("证件类型", "id_type", "#/person/id_type", required=True),
-    _Column("证件号码", "id_number", "#/person/id_number", required=True, aliases=("身份证号", "身份证号码", "公民身份号码")),
+    _Column(
+        "证件号码", "id_number", "#/person/id_number", required=True, aliases=("身份证号", "身份证号码", "公民身份号码")
+    ),
     _Column("手机号码", "phone", "#/person/phone", required=True, aliases=("联系电话", "手机号")),
     _Column("人员类别", "category", "#/insured/category", required=True, aliases=("险种",)),
     _Column("参保地", "district", "#/insured/district", required=True, aliases=("所属城市",)),
@@ -156,21 +161,32 @@ COLUMNS: tuple[_Column, ...] = (
 """Every column, by 中文 and English header and what else it is called; `pointer` is its field of the JSON body."""
 
 ERROR_COLUMNS = ("错误列", "错误代码", "错误说明", "修改建议", "原行号")
-_BY_HEADER: Mapping[str, _Column] = {name: column for column in COLUMNS for name in (column.zh, column.en, *column.aliases)}
+_BY_HEADER: Mapping[str, _Column] = {
+    name: column for column in COLUMNS for name in (column.zh, column.en, *column.aliases)
+}
 _BY_NAME: Mapping[str, _Column] = {column.en: column for column in COLUMNS}
 _BY_POINTER: Mapping[str, _Column] = {column.pointer: column for column in COLUMNS if column.pointer}
 _ORDER: Mapping[str, int] = {column.zh: at for at, column in enumerate(COLUMNS)}
 _UNREAD = frozenset({"unit_name", "remark"})
 _PERSONAL: Mapping[str, Callable[[str], str]] = {
     **dict.fromkeys(("name", "guardian_name", "proxy_name"), mask_name),
-    **dict.fromkeys(("id_number", "social_security_number", "phone", "guardian_id_number", "guardian_phone"), mask_number),
+    **dict.fromkeys(
+        ("id_number", "social_security_number", "phone", "guardian_id_number", "guardian_phone"), mask_number
+    ),
     **dict.fromkeys(("proxy_id_number", "proxy_phone", "address", "photo", "external_ref"), mask_number),
     "birth_date": lambda text: "*" * len(text),
 }
 
 # --------------------------------------------------------------------------------------------------------- vocabularies
 
-_KIND = {"首次申领": "first", "首次": "first", "新办": "first", "补领": "replacement", "补办": "replacement", "换领": "exchange"}
+_KIND = {
+    "首次申领": "first",
+    "首次": "first",
+    "新办": "first",
+    "补领": "replacement",
+    "补办": "replacement",
+    "换领": "exchange",
+}
 _SEX = {"男": "1", "女": "2", "未说明": "9", "M": "1", "F": "2", "男性": "1", "女性": "2"}
 _COLLECT = {"本人": "person", "单位": "unit", "代办": "proxy", "代办人": "proxy", "监护人": "guardian"}
 _DOCUMENTS = {
@@ -197,7 +213,10 @@ _ETHNIC_NAMES = (
     "汉 蒙古 回 藏 维吾尔 苗 彝 壮 布依 朝鲜 满 侗 瑶 白 土家 哈尼 哈萨克 傣 黎 傈僳 佤 畲 高山 拉祜 水 东乡 纳西 景颇 柯尔克孜 土 达斡尔 仫佬 羌 "
     "布朗 撒拉 毛南 仡佬 锡伯 阿昌 普米 塔吉克 怒 乌孜别克 俄罗斯 鄂温克 德昂 保安 裕固 京 塔塔尔 独龙 鄂伦春 赫哲 门巴 珞巴 基诺"
 )
-_ETHNIC = {name: f"{code:02d}" for code, name in enumerate(_ETHNIC_NAMES.split(), 1)} | {"其他": "97", "外国血统中国籍人士": "98"}
+_ETHNIC = {name: f"{code:02d}" for code, name in enumerate(_ETHNIC_NAMES.split(), 1)} | {
+    "其他": "97",
+    "外国血统中国籍人士": "98",
+}
 _YES = frozenset({"是", "有", "Y", "YES", "TRUE", "1", "√", "✓"})
 _NO = frozenset({"否", "无", "N", "NO", "FALSE", "0", "×"})
 _FOREVER = frozenset({"长期", "永久", "长期有效"})
@@ -221,7 +240,7 @@ _ADVICE: Mapping[str, tuple[str, str]] = MappingProxyType({
 Fault = Literal["", "encoding", "quotes", "columns", "merged"]
 _FAULTS: Mapping[str, tuple[str, str, str]] = MappingProxyType({
     "encoding": ("row.encoding", "本行含有无法识别的字节，请用 UTF-8 另存后重新填写本行", "the row holds bytes of no known encoding; save as UTF-8"),
-    "quotes": ("format", "本行的双引号没有闭合，请补上或删除", "a double quote of the row is never closed; close or remove it"),
+    "quotes": ("format", "本行的双引号没有闭合或单元格过长，请更正", "a double quote is never closed, or a cell is too long; mend the row"),
     "columns": ("format", "本行的列数多于表头，请检查多余的分隔符", "the row has more cells than the header; look for a stray delimiter"),
     "merged": ("format", "本行有合并单元格，请取消合并并逐格填写", "the row has merged cells; unmerge and fill in each"),
 })  # fmt: skip
@@ -301,7 +320,9 @@ class BatchFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -337,7 +358,9 @@ class BatchFile:
         for _ in self._data():
             rows += 1
             if rows > ROWS_MAX:
-                raise BatchFileError(f"超过 {ROWS_MAX} 行，请拆分", f"more than {ROWS_MAX} rows; split the file", code="too-many-items")
+                raise BatchFileError(
+                    f"超过 {ROWS_MAX} 行，请拆分", f"more than {ROWS_MAX} rows; split the file", code="too-many-items"
+                )
         return rows
 
     def _data(self) -> Iterator[_Record]:
@@ -350,7 +373,11 @@ class BatchFile:
         return replace(record, fault="columns") if stray and not record.fault else record
 
     def _values(self, record: _Record) -> Mapping[str, str]:
-        return {column.en: _clean(text) for column, text in zip(self._known, record.cells, strict=False) if column is not None}
+        return {
+            column.en: _clean(text)
+            for column, text in zip(self._known, record.cells, strict=False)
+            if column is not None
+        }
 
     def _row(self, record: _Record, *, policies: Policies, places: Mapping[str, str], source: str) -> Row:
         made_ref = f"{self.sha256[:12]}-{record.number}"
@@ -402,7 +429,7 @@ def _clean(text: str) -> str:
 _OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
 _WORKBOOK_PART = "xl/workbook.xml"
 _SHEETS = (".csv", ".xlsx", ".xls")
-_ARCHIVES = (".zip", ".rar", ".7z", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".jar", ".iso", ".cab", ".lzh", ".arj")
+_ARCHIVES = (".zip", ".rar", ".7z", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".jar", ".iso", ".cab", ".lzh", ".arj")  # fmt: skip
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED, _UTF8 = 0x1, 0x800  # APPNOTE 4.4.4: bits 0 and 11
 # What `zipfile` and zlib raise on broken or lying archives.
@@ -424,7 +451,9 @@ def _inspected(archive: zipfile.ZipFile, *, file_bytes: int) -> dict[str, zipfil
     """
     infos = archive.infolist()
     if len(infos) > ENTRIES_MAX:
-        raise BatchFileError(f"压缩包内文件超过 {ENTRIES_MAX} 个", f"more than {ENTRIES_MAX} files", code="too-many-items")
+        raise BatchFileError(
+            f"压缩包内文件超过 {ENTRIES_MAX} 个", f"more than {ENTRIES_MAX} files", code="too-many-items"
+        )
     _check_size(infos, file_bytes=file_bytes)
     entries: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
@@ -481,7 +510,12 @@ def _entry_name(info: zipfile.ZipInfo) -> str:
 def _is_clutter(name: str) -> bool:
     """What operating systems leave in archives."""
     parts = PurePosixPath(name).parts
-    return not parts or parts[0] == "__MACOSX" or parts[-1].startswith(("._", ".DS_Store", "~$")) or parts[-1].lower() == "thumbs.db"
+    return (
+        not parts
+        or parts[0] == "__MACOSX"
+        or parts[-1].startswith(("._", ".DS_Store", "~$"))
+        or parts[-1].lower() == "thumbs.db"
+    )
 
 
 def _only_sheet(entries: Mapping[str, zipfile.ZipInfo]) -> str:
@@ -576,9 +610,15 @@ class _Csv:
     """A sheet as text. Quoted cells may hold line ends; a quote that is never closed costs its own line only."""
 
     def __init__(self, data: bytes) -> None:
+        if data.count(b"\n") + data.count(b"\r") > LINES_MAX:
+            raise BatchFileError(
+                f"超过 {LINES_MAX} 行文本，请拆分", f"more than {LINES_MAX} lines; split it", code="too-many-items"
+            )
         self._lines, self._broken = _decoded(data)
         first = next((line for line in self._lines if line.strip()), "")
-        self._delimiter = max(",;\t", key=lambda sign: sum(_heading(cell) in _BY_HEADER for cell in first.split(sign)))
+        self._delimiter = max(
+            ",;\t", key=lambda sign: sum(_heading(cell) in _BY_HEADER for cell in first[:RECORD_CHARS_MAX].split(sign))
+        )
 
     def records(self) -> Iterator[_Record]:
         number = at = 0
@@ -588,7 +628,11 @@ class _Csv:
             fault: Fault = "encoding" if undecodable else "" if closed else "quotes"
             for cells in self._cells(at, span):
                 number += 1
-                yield _Record(number=number, cells=("?",) if cells is None else cells, fault=fault if cells is not None else "quotes")
+                yield _Record(
+                    number=number,
+                    cells=("?",) if cells is None else cells,
+                    fault=fault if cells is not None else "quotes",
+                )
             at += span
 
     def _span(self, at: int) -> tuple[int, bool]:
@@ -601,15 +645,24 @@ class _Csv:
         return 1, False
 
     def _cells(self, at: int, span: int) -> Iterator[tuple[str, ...] | None]:
+        lines = self._lines[at : at + span]
+        if sum(map(len, lines)) > RECORD_CHARS_MAX:
+            yield None
+            return
         try:
-            yield from (tuple(cells) for cells in csv.reader(self._lines[at : at + span], delimiter=self._delimiter))
+            yield from (tuple(cells) for cells in csv.reader(lines, delimiter=self._delimiter))
         except csv.Error:  # a cell of more than 128 KiB
             yield None
 
 
 def _decoded(data: bytes) -> tuple[list[str], frozenset[int]]:
     """Lines with their ends, and which of them could not be decoded (INTERFACES 1.7)."""
-    for mark, codec in ((b"\xef\xbb\xbf", "utf-8"), (b"\x84\x31\x95\x33", "gb18030"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")):
+    for mark, codec in (
+        (b"\xef\xbb\xbf", "utf-8"),
+        (b"\x84\x31\x95\x33", "gb18030"),
+        (b"\xff\xfe", "utf-16-le"),
+        (b"\xfe\xff", "utf-16-be"),
+    ):
         if data.startswith(mark):
             return _decoded_as(data.removeprefix(mark), (codec,))
     return _decoded_as(data, ("utf-8", "gb18030"))
@@ -646,7 +699,9 @@ class _Workbook:
         with _calamine_faults():
             self._sheet = _first_visible(CalamineWorkbook.from_filelike(io.BytesIO(data)))
             ranges = self._sheet.merged_cell_ranges or []
-        self._merged = frozenset(row for (top, _), (bottom, _) in ranges for row in range(top, min(bottom, top + ROWS_MAX) + 1))
+        self._merged = frozenset(
+            row for (top, _), (bottom, _) in ranges for row in range(top, min(bottom, top + ROWS_MAX) + 1)
+        )
 
     def records(self) -> Iterator[_Record]:
         with _calamine_faults():
@@ -675,7 +730,11 @@ def _calamine_faults() -> Iterator[None]:
 
 
 def _typed(row: Sequence[object], *, number: int, merged: bool) -> _Record:
-    numbers = {at: float(value) for at, value in enumerate(row) if isinstance(value, int | float) and not isinstance(value, bool)}
+    numbers = {
+        at: float(value)
+        for at, value in enumerate(row)
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
     return _Record(
         number=number,
         cells=tuple(_text(value) for value in row),
@@ -708,6 +767,8 @@ def _check_workbook(data: bytes) -> None:
     if _WORKBOOK_PART not in names or names & {"content.xml", "xl/workbook.bin"}:
         raise _bad_sheet("不是 XLSX 工作簿", "not an XLSX workbook")
     _check_size(archive.infolist(), file_bytes=len(data))
+    if sum(info.file_size for info in archive.infolist()) > WORKBOOK_BYTES_MAX:
+        raise _too_large("解压后的工作簿", "the unpacked workbook", WORKBOOK_BYTES_MAX)
     rows = columns = 0
     for info in archive.infolist():
         if info.filename.lower().endswith(".xml"):
@@ -792,7 +853,9 @@ class _Reading:
     """One row on its way to the JSON body. Notes what a column holds that has no meaning there, and puts in its place something
     harmless, so that the shape says nothing more about it."""
 
-    def __init__(self, values: Mapping[str, str], *, policies: Policies, places: Mapping[str, str], made_ref: str) -> None:
+    def __init__(
+        self, values: Mapping[str, str], *, policies: Policies, places: Mapping[str, str], made_ref: str
+    ) -> None:
         self._values = values
         self._policies = policies
         self._places = places
@@ -906,7 +969,11 @@ class _Reading:
         found = _named(text, {word: category.zh for word, category in policy.categories.items()})
         if found is None:
             known = policy.categories
-            self._wrong("category", f"{policy.zh}的人员类别: " + "、".join(c.zh for c in known.values()), "one of " + ", ".join(known))
+            self._wrong(
+                "category",
+                f"{policy.zh}的人员类别: " + "、".join(c.zh for c in known.values()),
+                "one of " + ", ".join(known),
+            )
         return found or "unknown"
 
     def _window(self, policy: Policy | None) -> str:
@@ -923,10 +990,16 @@ class _Reading:
         text = self._compact("bank")
         if policy is None:
             return "000"
-        found = _named(text, {code: bank.zh for code, bank in policy.banks.items()}) if text else next(iter(policy.banks), "000")
+        found = (
+            _named(text, {code: bank.zh for code, bank in policy.banks.items()})
+            if text
+            else next(iter(policy.banks), "000")
+        )
         if found is None:
             known = policy.banks
-            self._wrong("bank", "合作银行: " + "、".join(bank.zh for bank in known.values()), "one of " + ", ".join(known))
+            self._wrong(
+                "bank", "合作银行: " + "、".join(bank.zh for bank in known.values()), "one of " + ", ".join(known)
+            )
         return found or "000"
 
     def _coded(self, column: str, prefix: str, district: str) -> str:
@@ -941,7 +1014,9 @@ class _Reading:
             return ["application_form", "mandate"] if proxy else ["application_form"]
         words = [_DOCUMENTS.get(part, part) for part in re.split(r"[、,;/]", text) if part]
         if any(not re.fullmatch(r"[a-z][a-z0-9_]*", word) for word in words):
-            self._wrong("documents", "材料名称，用“、”分隔: " + "、".join(_DOCUMENTS), "document types, with , between them")
+            self._wrong(
+                "documents", "材料名称，用“、”分隔: " + "、".join(_DOCUMENTS), "document types, with , between them"
+            )
             return []
         return list(dict.fromkeys(words))
 
@@ -953,7 +1028,12 @@ class _Reading:
             return NO_END.isoformat()
         day = _parsed_day(text, serial=column in self._serial)
         if day is None:
-            self.note(column, "date.invalid", "日期不正确，应为 YYYY-MM-DD 等形式的真实日期", "is not a real date such as 2015-01-31")
+            self.note(
+                column,
+                "date.invalid",
+                "日期不正确，应为 YYYY-MM-DD 等形式的真实日期",
+                "is not a real date such as 2015-01-31",
+            )
         return None if day is None else day.isoformat()
 
     def _id_type(self, column: str, number: str) -> str:
@@ -1033,7 +1113,12 @@ def write_errors(rows: Iterable[Row], path: Path, *, lang: Literal["zh", "en"] =
     It can be mended in place and sent again: the added columns are ignored. `masked` hides the person's data, for those who may
     not see it. No cell can become a formula.
     """
-    options = {"constant_memory": True, "strings_to_formulas": False, "strings_to_urls": False, "strings_to_numbers": False}
+    options = {
+        "constant_memory": True,
+        "strings_to_formulas": False,
+        "strings_to_urls": False,
+        "strings_to_numbers": False,
+    }
     codes: Counter[str] = Counter()
     with xlsxwriter.Workbook(str(path), options) as book:
         sheet = book.add_worksheet("错误行")
@@ -1076,7 +1161,13 @@ def _explained(row: Row, lang: str) -> tuple[str, ...]:
     told = [error.zh if lang == "zh" else error.en for error in errors]
     columns = [error.column or ("整行" if lang == "zh" else "row") for error in errors]
     advice = dict.fromkeys(_advice(error.code, lang) for error in errors)
-    return "\n".join(columns), "\n".join(error.code for error in errors), "\n".join(told), "\n".join(advice), str(row.number)
+    return (
+        "\n".join(columns),
+        "\n".join(error.code for error in errors),
+        "\n".join(told),
+        "\n".join(advice),
+        str(row.number),
+    )
 
 
 def _advice(code: str, lang: str) -> str:

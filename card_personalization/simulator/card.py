@@ -263,11 +263,11 @@ class VirtualCard:
 
 
 _HANDLERS: dict[int, Callable[[VirtualCard, Command], Answer]] = {
-    0x20: VirtualCard._verify,  # noqa: SLF001  (a table of the class's own methods)
-    0x5E: VirtualCard._change_pin,  # noqa: SLF001
-    0x82: VirtualCard._external_authenticate,  # noqa: SLF001
-    0x84: VirtualCard._get_challenge,  # noqa: SLF001
-    0xA4: VirtualCard._select,  # noqa: SLF001
-    0xB2: VirtualCard._read_record,  # noqa: SLF001
-    0xDC: VirtualCard._update_record,  # noqa: SLF001
+    0x20: VirtualCard._verify,
+    0x5E: VirtualCard._change_pin,
+    0x82: VirtualCard._external_authenticate,
+    0x84: VirtualCard._get_challenge,
+    0xA4: VirtualCard._select,
+    0xB2: VirtualCard._read_record,
+    0xDC: VirtualCard._update_record,
 }

@@ -21,7 +21,8 @@ from pipeline.stages.collection import CollectBy, TimerSet, collecting
 from pipeline.store import applications, audit, custody, fees, handing, outbox, timers
 from pipeline.store.applications import Claimed
 from pipeline.store.custody import CENTRE, Place
-from pipeline.store.engine import Row, Tx
+from pipeline.store.engine import Tx
+from pipeline.store.types import Record
 from pipeline.transitions import Move
 
 Taker = Literal["holder", "guardian", "proxy", "unit"]
@@ -295,7 +296,7 @@ def _settle_fees(tx: Tx, application_id: str, receipt: str | None, now: datetime
 # ------------------------------------------------------------------------------------------------------------ helpers
 
 
-def _bundle(tx: Tx, bundle_id: str, status: str, direction: str, *, outlet: str | None = None) -> Row[Any]:
+def _bundle(tx: Tx, bundle_id: str, status: str, direction: str, *, outlet: str | None = None) -> Record:
     bundle = custody.bundle(tx, bundle_id)
     if bundle is None or bundle.direction != direction or (outlet is not None and bundle.outlet != outlet):
         raise NotFound(f"没有卡箱 {bundle_id}", f"no such bundle: {bundle_id}")
@@ -304,12 +305,12 @@ def _bundle(tx: Tx, bundle_id: str, status: str, direction: str, *, outlet: str 
     return bundle
 
 
-def _same_seal(bundle: Row[Any], seal_no: str) -> None:
+def _same_seal(bundle: Record, seal_no: str) -> None:
     if seal_no.strip().upper() != bundle.seal_no:
         raise Refused("封签号与装箱单不符，请勿拆箱并联系中心", "the seal is not the one on the list: do not open, call the centre", code="seal-mismatch")
 
 
-def _at_outlet(tx: Tx, card_id: str, outlet: str | None) -> tuple[Row[Any], Claimed]:
+def _at_outlet(tx: Tx, card_id: str, outlet: str | None) -> tuple[Record, Claimed]:
     """The card and its application, locked, if this place holds it (application first, then card: everybody's order)."""
     here = ("centre", "centre") if outlet is None else ("outlet", outlet)
     application_id = handing.application_of(tx, card_id)
@@ -348,14 +349,14 @@ def _tell(tx: Tx, event: Event, *, now: datetime) -> None:
     outbox.append(tx, [event], now=now)
 
 
-def _bundle_event(kind: str, bundle: Row[Any], sequence: int, **data: Any) -> Event:
+def _bundle_event(kind: str, bundle: Record, sequence: int, **data: Any) -> Event:
     shared = {"bundle_id": bundle.id, "outlet_id": bundle.outlet, "seal_no": bundle.seal_no}
     return Event(
         type=kind, subject=bundle.id, region=bundle.region, sequence=sequence, outlet=bundle.outlet, data={**shared, **data}
     )
 
 
-def _card_event(kind: str, card: Row[Any], claimed: Claimed) -> Event:
+def _card_event(kind: str, card: Record, claimed: Claimed) -> Event:
     app = claimed.application
     data = {
         "card_id": card.id,

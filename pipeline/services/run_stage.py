@@ -112,7 +112,7 @@ def _run(
     decisions: dict[str, Decision] = {}
     requests: dict[str, Any] = {}
     for i, step in steps.items():
-        prepared = _guarded(step, lambda step=step: stage.prepare(step.case, _policy(step), context.now()), context, stage)
+        prepared = _guarded(context, stage, step, stage.prepare, step.case)
         if isinstance(prepared, Decision):
             decisions[i] = prepared
         else:
@@ -186,20 +186,15 @@ def _acted(
         if isinstance(reply, BaseException):
             decisions[i] = _failed(context, stage, step, request, reply)
         else:
-            decisions[i] = _guarded(
-                step,
-                lambda step=step, reply=reply: stage.settle(step.case, reply, _policy(step), context.now()),
-                context,
-                stage,
-            )
+            decisions[i] = _guarded(context, stage, step, stage.settle, step.case, reply)
     return decisions
 
 
-def _guarded(step: _Step, call: Callable[[], Any], context: Context, stage: Stage) -> Any:
-    """One row's pure step; its exception is its own outcome."""
+def _guarded(context: Context, stage: Stage, step: _Step, decide: Callable[..., Any], *told: Any) -> Any:
+    """One row's pure step; its exception is its own outcome, so that a defect in one row does not fail its neighbours."""
     try:
-        return call()
-    except Exception as error:  # noqa: BLE001 - a defect in one row must not fail its neighbours
+        return decide(*told, _policy(step), context.now())
+    except Exception as error:  # noqa: BLE001
         return Decision(_disposed(context, stage, step, error).outcome or Wait(context.now(), "stale"))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -106,7 +107,7 @@ class Account:
 
     def __init__(
         self,
-        bank: BankGateway,
+        banks: Callable[[str], BankGateway],
         *,
         key_secret: bytes,
         clock: Clock,
@@ -114,7 +115,9 @@ class Account:
         settle_after: timedelta = timedelta(seconds=60),
         hold_after: timedelta = timedelta(hours=4),
     ) -> None:
-        """`key_secret` makes the keys: it must never change while a call is open.
+        """`banks` gives the gateway of a bank code; it raises `NeedsOperator` for a bank that is not connected.
+
+        `key_secret` makes the keys: it must never change while a call is open.
 
         `deadline` is for one call to the bank; an instruction the bank never saw is given again `settle_after` it was first
         given; one without an answer for `hold_after` is held.
@@ -126,7 +129,7 @@ class Account:
             raise ValueError("the secret for keys is empty")
         if settle_after < 2 * deadline:
             raise ValueError("settle_after must be at least twice the deadline: a call may still be on its way")
-        self._bank = bank
+        self._banks = banks
         self._secret = key_secret
         self._clock = clock
         self._deadline = deadline
@@ -156,12 +159,24 @@ class Account:
         )
 
     def act(self, requests: Mapping[str, AccountRequest]) -> Mapping[str, AccountReply | ZhikaError]:
-        """Ask in one call, then submit in one: what is new, and what the bank never saw and cannot still be on its way.
+        """Bank by bank, ask in one call, then submit in one: what is new, and what the bank never saw and cannot still be on its way.
 
         A bank out of reach is a reply to each of its rows.
         """
+        by_bank: dict[str, dict[str, AccountRequest]] = defaultdict(dict)
+        for i, request in requests.items():
+            by_bank[request.instruction.bank_code][i] = request
+        replies: dict[str, AccountReply | ZhikaError] = {}
+        for bank_code, group in by_bank.items():
+            try:
+                replies |= self._act(self._banks(bank_code), group)
+            except ZhikaError as error:
+                replies |= dict.fromkeys(group, error)
+        return replies
+
+    def _act(self, bank: BankGateway, requests: Mapping[str, AccountRequest]) -> dict[str, AccountReply | ZhikaError]:
         asked = {i: request for i, request in requests.items() if request.ask_only}
-        found = self._called(self._bank.find, [request.instruction.key for request in asked.values()])
+        found = self._called(bank.find, [request.instruction.key for request in asked.values()])
         replies: dict[str, AccountReply | ZhikaError] = {}
         giving = {i: request for i, request in requests.items() if not request.ask_only}
         for i, request in asked.items():
@@ -173,7 +188,7 @@ class Account:
             else:
                 replies[i] = NotYet(until=self._since(request) + self._settle_after)
         instructions = {request.instruction.key: request.instruction for request in giving.values()}
-        given = self._called(self._bank.submit, list(instructions.values()))
+        given = self._called(bank.submit, list(instructions.values()))
         for i, request in giving.items():
             replies[i] = self._patience(request, given[request.instruction.key] or _unanswered())
         return replies

@@ -191,7 +191,7 @@ class Personalisation:
         if case.facts.get("card") is not None:
             return Decision(_produced(case))
         if blank is not None and blank.station != self._encoder.station:
-            return Decision(Wait(now + ELSEWHERE_AGAIN, "blank.elsewhere"))
+            return Decision(Wait(now + ELSEWHERE_AGAIN, "station.elsewhere"))
         if (obstacle := _obstacle(case, policy)) is not None:
             return Decision(Hold(obstacle))
         account: AccountFact | None = case.facts.get("account")

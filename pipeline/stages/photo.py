@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, ClassVar, cast
 
 from pipeline.errors import ZhikaError
 from pipeline.outcomes import Advance, Correct, Reason
@@ -52,11 +52,11 @@ class PhotoNormalised(Fact):
 class Photo:
     """`stages.base.Stage` for photos. Nothing to reconcile: the same bytes give the same picture under the same name."""
 
-    name: str = "photo"
+    name: ClassVar[str] = "photo"
     chunk: int = 8
-    needs: frozenset[Need] = frozenset({"photo"})
-    reconciler: Reconciler = "none"
-    lease: timedelta = timedelta(seconds=120)
+    needs: ClassVar[frozenset[Need]] = frozenset({"photo"})
+    reconciler: ClassVar[Reconciler] = "none"
+    lease: ClassVar[timedelta] = timedelta(seconds=120)
 
     def __init__(self, normaliser: PhotoNormaliser, *, objects: ObjectStore) -> None:
         self._normaliser = normaliser
@@ -103,6 +103,10 @@ class Photo:
             findings=tuple(as_reason(finding) for finding in normalised.findings),
         )
         return Decision(Advance("account"), (fact,))
+
+    def failed(self, case: Case, request: PhotoRequest, error: BaseException) -> tuple[Fact, ...]:
+        """Nothing: a photo that failed is simply tried again."""
+        return ()
 
     def _kept(self, made: object) -> PhotoReply | ZhikaError:
         if isinstance(made, ZhikaError):

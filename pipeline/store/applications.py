@@ -14,7 +14,6 @@ from typing import Any
 from sqlalchemy import (
     Column,
     Integer,
-    Row,
     Text,
     and_,
     bindparam,
@@ -27,17 +26,18 @@ from sqlalchemy import (
     or_,
     select,
     true,
+    union_all,
     update,
 )
 
-from pipeline.application import Application, Document
+from pipeline.application import LANES, Application, Document, Lane
 from pipeline.identifiers import new_id
 from pipeline.outcomes import Reason
 from pipeline.person import Agent, Person
 from pipeline.states import STAGES
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx, given, params, upserting
-from pipeline.store.types import Instant, Json
+from pipeline.store.types import Instant, Json, Record
 from pipeline.transitions import Move
 
 _ID = Column("id", Text)
@@ -72,7 +72,7 @@ def reasons_from_json(raw: Iterable[Mapping[str, Any]]) -> tuple[Reason, ...]:
     return tuple(Reason(**item) for item in raw)
 
 
-def application_of(tx: Tx, row: Row[Any], person: Person) -> Application:
+def application_of(tx: Tx, row: Record, person: Person) -> Application:
     """The value of a row and its person."""
     sealed = tx.sealer.open(row.sealed, bound_to=f"applications/{row.id}")
     return Application(
@@ -145,7 +145,7 @@ def redeclare_persons(tx: Tx, people: Mapping[str, Person]) -> None:
         tx.conn.execute(update(t.persons).where(p.id == bindparam("b_id")).values(sealed=bindparam("b_sealed")), rows)
 
 
-def same_refs(tx: Tx, refs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Row[Any]]:
+def same_refs(tx: Tx, refs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Record]:
     """Applications by (source, external reference): id, content digest, acceptance number, due date."""
     rows = given(tx, Column("source", Text), Column("ref", Text))
     found = tx.conn.execute(
@@ -179,7 +179,7 @@ class Claimed:
     """A row a worker holds until `lease_until`: the value, and the row's own columns that are not the stage's business."""
 
     application: Application
-    row: Row[Any]
+    row: Record
     was: str
     """`work` before the claim: `reconcile` rows are asked about, never repeated."""
 
@@ -228,7 +228,7 @@ def claim_for_station(
 
 
 def _take(
-    tx: Tx, stage: str, taken: Sequence[Row[Any]], *, token: str, now: datetime, until: datetime
+    tx: Tx, stage: str, taken: Sequence[Record], *, token: str, now: datetime, until: datetime
 ) -> list[Claimed]:
     if not taken:
         return []
@@ -447,24 +447,40 @@ def unlease(tx: Tx, ids: Sequence[str], *, token: str) -> None:
     )
 
 
-def backlog(tx: Tx) -> dict[tuple[str, str], tuple[int, bool]]:
-    """(stage, lane) with ready rows → (rows the broker holds already, stage paused)."""
-    paused = {
-        row.stage for row in tx.conn.execute(select(t.stage_control.c.stage).where(t.stage_control.c.paused == true()))
-    }
-    held: dict[tuple[str, str], int] = {
-        (row.stage, row.lane): row.n
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """One stage and lane as the relay sees it: whether rows are ready, how many the broker holds, and whether it is paused."""
+
+    ready: bool
+    queued: int
+    paused: bool
+
+
+def backlog(tx: Tx) -> dict[tuple[str, Lane], Backlog]:
+    """Every stage and lane, in the order of publishing: urgent before normal before bulk, late stages before early ones."""
+    lines = [(stage, lane) for lane in LANES for stage in reversed(STAGES)]
+    waiting = union_all(
+        *(
+            select(literal(stage).label("stage"), literal(lane).label("lane")).where(
+                exists(select(a.id).where(a.work == "ready", a.stage == stage, a.lane == lane))
+            )
+            for stage, lane in lines
+        )
+    )
+    ready = {(row.stage, row.lane) for row in tx.conn.execute(waiting)}
+    if not ready:
+        return {}
+    queued = {
+        (row.stage, row.lane): int(row.n)
         for row in tx.conn.execute(
-            select(a.stage, a.lane, func.count().label("n"))
-            .where(a.work == "queued")
-            .group_by(a.stage, a.lane)
+            select(a.stage, a.lane, func.count().label("n")).where(a.work == "queued").group_by(a.stage, a.lane)
         )
     }
-    found = {}
-    for stage in STAGES:
-        for lane in ("urgent", "normal", "bulk"):
-            found[stage, lane] = (held.get((stage, lane), 0), stage in paused)
-    return found
+    stopped = set(tx.conn.execute(select(t.stage_control.c.stage).where(t.stage_control.c.paused == true())).scalars())
+    return {
+        (stage, lane): Backlog((stage, lane) in ready, queued.get((stage, lane), 0), stage in stopped)
+        for stage, lane in lines
+    }
 
 
 def wake_due(tx: Tx, *, now: datetime, limit: int) -> int:
@@ -577,3 +593,8 @@ def unqueue_stage(tx: Tx, stage: str) -> None:
         .where(a.stage == stage, a.work == "queued")
         .values(work="ready", lease_token=None, lease_until=None)
     )
+
+
+def count_status(tx: Tx, status: str) -> int:
+    """Applications of one status."""
+    return tx.conn.execute(select(func.count()).select_from(t.applications).where(a.status == status)).scalar_one()

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, bindparam, func, insert, select, update
+from sqlalchemy import bindparam, func, insert, select, update
 
 from pipeline.identifiers import new_id
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx
-from pipeline.store.types import instant_text
+from pipeline.store.types import Record, instant_text
 
 u = t.audit.c
 _GENESIS = bytes(32)
@@ -52,7 +52,7 @@ def seal(tx: Tx, *, limit: int) -> int:
     return len(sealed)
 
 
-def _link(prev: bytes, seq: int, row: Row[Any]) -> bytes:
+def _link(prev: bytes, seq: int, row: Record) -> bytes:
     content = {
         "seq": seq,
         "id": row.id,

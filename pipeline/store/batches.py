@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import insert, select, update
 
 from pipeline.identifiers import new_id
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx, on_conflict_nothing
+from pipeline.store.types import Record
 
 b = t.batches.c
 
@@ -27,7 +27,7 @@ class RowFault:
     en: str
 
 
-def begin(tx: Tx, *, source: str, file_sha256: str, rows: int, now: datetime) -> tuple[Row[Any], bool]:
+def begin(tx: Tx, *, source: str, file_sha256: str, rows: int, now: datetime) -> tuple[Record, bool]:
     """The batch of a file, locked, and whether it is new: the same file is the same batch."""
     values = {
         "id": new_id("bat_", now=now, random=tx.random),
@@ -46,13 +46,13 @@ def begin(tx: Tx, *, source: str, file_sha256: str, rows: int, now: datetime) ->
     return tx.conn.execute(query).one(), new
 
 
-def lock(tx: Tx, batch_id: str) -> Row[Any]:
+def lock(tx: Tx, batch_id: str) -> Record:
     """A batch's row, locked."""
     return tx.conn.execute(select(t.batches).where(b.id == batch_id).with_for_update()).one()
 
 
 def progress(
-    tx: Tx, batch: Row[Any], *, read: int, accepted: int, rejected: int, duplicate: int, faults: Sequence[RowFault]
+    tx: Tx, batch: Record, *, read: int, accepted: int, rejected: int, duplicate: int, faults: Sequence[RowFault]
 ) -> None:
     """Count a stretch of rows as read, in the transaction that accepted them."""
     tx.conn.execute(
@@ -91,17 +91,17 @@ def complete(tx: Tx, batch_id: str, *, now: datetime) -> None:
     )
 
 
-def faults(tx: Tx, batch_id: str) -> list[Row[Any]]:
+def faults(tx: Tx, batch_id: str) -> list[Record]:
     """What was wrong, by row."""
     e = t.batch_errors.c
     return list(tx.conn.execute(select(t.batch_errors).where(e.batch_id == batch_id).order_by(e.row, e.n)).all())
 
 
-def get(tx: Tx, batch_id: str) -> Row[Any] | None:
+def get(tx: Tx, batch_id: str) -> Record | None:
     """A batch's row."""
     return tx.conn.execute(select(t.batches).where(b.id == batch_id)).first()
 
 
-def listing(tx: Tx, *, limit: int = 50) -> list[Row[Any]]:
+def listing(tx: Tx, *, limit: int = 50) -> list[Record]:
     """The newest batches."""
     return list(tx.conn.execute(select(t.batches).order_by(b.id.desc()).limit(limit)).all())

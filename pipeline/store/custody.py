@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Row, Text, bindparam, func, insert, select, update
+from sqlalchemy import Column, Text, bindparam, func, insert, select, update
 
 from pipeline.identifiers import new_id
 from pipeline.stages.dispatch import Packed
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx, given, on_conflict_nothing, params
-from pipeline.store.types import Instant
+from pipeline.store.types import Instant, Record
 
 _ID = Column("id", Text)
 b = t.bundles.c
@@ -109,12 +109,12 @@ def seal(tx: Tx, bundle_ids: Sequence[str], *, now: datetime) -> None:
 # ---------------------------------------------------------------------------------------------------------- custody
 
 
-def bundle(tx: Tx, bundle_id: str) -> Row[Any] | None:
+def bundle(tx: Tx, bundle_id: str) -> Record | None:
     """A bundle's row, locked."""
     return tx.conn.execute(select(t.bundles).where(b.id == bundle_id).with_for_update()).first()
 
 
-def bundles(tx: Tx, *, status: str, direction: str | None = None, outlet: str | None = None) -> list[Row[Any]]:
+def bundles(tx: Tx, *, status: str, direction: str | None = None, outlet: str | None = None) -> list[Record]:
     """Bundles by status, oldest first."""
     query = select(t.bundles).where(b.status == status).order_by(b.id)
     if direction:
@@ -124,7 +124,7 @@ def bundles(tx: Tx, *, status: str, direction: str | None = None, outlet: str | 
     return list(tx.conn.execute(query).all())
 
 
-def cards_in(tx: Tx, bundle_id: str) -> list[Row[Any]]:
+def cards_in(tx: Tx, bundle_id: str) -> list[Record]:
     """The cards of a bundle, by slot. Whoever moves them holds the bundle."""
     return list(tx.conn.execute(select(t.cards).where(c.bundle_id == bundle_id).order_by(c.slot, c.id)).all())
 
@@ -155,12 +155,12 @@ def open_back(tx: Tx, *, outlet: str, region: str, seal_no: str, manifest: Any, 
     return bundle_id
 
 
-def card(tx: Tx, card_id: str) -> Row[Any] | None:
+def card(tx: Tx, card_id: str) -> Record | None:
     """A card's row, locked."""
     return tx.conn.execute(select(t.cards).where(c.id == card_id).with_for_update()).first()
 
 
-def cards_by_application(tx: Tx, application_ids: Sequence[str]) -> dict[str, Row[Any]]:
+def cards_by_application(tx: Tx, application_ids: Sequence[str]) -> dict[str, Record]:
     """The unvoided cards of applications, locked."""
     asked = given(tx, _ID)
     rows = tx.conn.execute(
@@ -175,7 +175,7 @@ def cards_by_application(tx: Tx, application_ids: Sequence[str]) -> dict[str, Ro
 
 def hand_on(
     tx: Tx,
-    cards: Sequence[Row[Any]],
+    cards: Sequence[Record],
     *,
     taker: Place,
     now: datetime,
@@ -218,7 +218,7 @@ def hand_on(
     )
 
 
-def history(tx: Tx, card_id: str) -> list[Row[Any]]:
+def history(tx: Tx, card_id: str) -> list[Record]:
     """A card's way, oldest first."""
     e = t.custody_events.c
     return list(tx.conn.execute(select(t.custody_events).where(e.card_id == card_id).order_by(e.at, e.id)).all())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import (
@@ -21,7 +23,6 @@ from sqlalchemy import (
     Date,
     Engine,
     Integer,
-    Row,
     Subquery,
     Table,
     Text,
@@ -38,14 +39,14 @@ from sqlalchemy import (
     type_coerce,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 
 from pipeline.errors import Defect, TransientError
 from pipeline.store import tables as t
 from pipeline.store.sealing import Sealer
 from pipeline.store.types import Instant, instant_text
 
-__all__ = ["IntegrityError", "Row", "Store", "Tx", "given", "on_conflict_nothing", "params", "upserting"]
+__all__ = ["IntegrityError", "Store", "Tx", "given", "on_conflict_nothing", "params", "upserting"]
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -57,6 +58,7 @@ class Tx:
     conn: Connection
     sealer: Sealer
     random: Callable[[int], bytes]
+    nudged: threading.Event
 
     @property
     def postgres(self) -> bool:
@@ -66,6 +68,7 @@ class Tx:
         """Tell the relay, at commit, that there is work. Losing it costs a poll, nothing else."""
         if self.postgres:
             self.conn.execute(text("NOTIFY zhika_ready"))
+        self.nudged.set()
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -82,6 +85,7 @@ class Store:
         self.sealer = sealer
         self.random = random
         self.engine = _engine(url, pool_size)
+        self._work = threading.Event()
 
     @property
     def postgres(self) -> bool:
@@ -94,11 +98,38 @@ class Store:
         Raises:
             TransientError: the database is away or busy; nothing was done that is not asked about again.
         """
+        nudged = threading.Event()
         try:
             with self.engine.begin() as conn:
-                yield Tx(conn, self.sealer, self.random)
-        except OperationalError as error:
+                yield Tx(conn, self.sealer, self.random, nudged)
+        except (OperationalError, InterfaceError) as error:
             raise TransientError(f"database: {type(error.orig).__name__}") from error
+        if nudged.is_set():
+            self._work.set()
+
+    @contextmanager
+    def listening(self) -> Iterator[Callable[[float], None]]:
+        """Hear of new work: the function given waits until there may be some, at most so many seconds.
+
+        Raises:
+            TransientError: the connection that listens is gone.
+        """
+        if not self.postgres:
+            yield self._wait
+            return
+        with self.engine.connect() as conn:
+            raw: Any = conn.execution_options(isolation_level="AUTOCOMMIT").connection.driver_connection
+            raw.execute("LISTEN zhika_ready")
+            try:
+                yield lambda seconds: _hear(raw, seconds)
+            except psycopg.OperationalError as error:
+                raise TransientError(f"database: {type(error).__name__}") from error
+            finally:
+                conn.invalidate()
+
+    def _wait(self, seconds: float) -> None:
+        self._work.wait(seconds)
+        self._work.clear()
 
     def migrate(self, *, now: datetime) -> None:
         """Bring the schema to this release and make sure there is a data key. Safe to run twice, also at once."""
@@ -138,10 +169,15 @@ class Store:
         self.engine.dispose()
 
 
+def _hear(raw: Any, seconds: float) -> None:
+    for _ in raw.notifies(timeout=seconds, stop_after=1):
+        return
+
+
 def _engine(url: str, pool_size: int) -> Engine:
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
-        engine = create_engine(
+        return create_engine(
             parsed.set(drivername="postgresql+psycopg"),
             pool_size=pool_size,
             max_overflow=pool_size,
@@ -149,7 +185,6 @@ def _engine(url: str, pool_size: int) -> Engine:
             # Plans made while a table was empty would be kept for ever; the planner is cheap beside a wrong plan.
             connect_args={"options": "-c plan_cache_mode=force_custom_plan -c statement_timeout=60000"},
         )
-        return engine
     if parsed.get_backend_name() != "sqlite":
         raise Defect(f"{parsed.get_backend_name()}: use postgresql:// or sqlite:///")
     engine = create_engine(parsed, pool_size=pool_size, max_overflow=pool_size, connect_args={"timeout": 30})

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Row, insert, select, update
+from sqlalchemy import insert, select, update
 
 from pipeline.identifiers import new_id
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx
+from pipeline.store.types import Record
 
 f = t.fees.c
 
@@ -44,7 +44,7 @@ def charge(tx: Tx, due: Sequence[Due], *, now: datetime) -> None:
         tx.conn.execute(insert(t.fees), rows)
 
 
-def of(tx: Tx, application_id: str) -> list[Row[Any]]:
+def of(tx: Tx, application_id: str) -> list[Record]:
     """An application's fees, locked."""
     return list(
         tx.conn.execute(select(t.fees).where(f.application_id == application_id).order_by(f.id).with_for_update()).all()

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Column, Row, Text, insert, select
+from sqlalchemy import Column, Text, insert, select
 
 from pipeline.identifiers import new_id
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx, given, params
+from pipeline.store.types import Record
 
 _ID = Column("id", Text)
 
 
-def cards(tx: Tx, card_ids: Sequence[str]) -> dict[str, Row[Any]]:
+def cards(tx: Tx, card_ids: Sequence[str]) -> dict[str, Record]:
     """Cards by id. Whoever moves them holds their applications."""
     asked = given(tx, _ID)
     rows = tx.conn.execute(

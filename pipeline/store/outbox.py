@@ -23,8 +23,10 @@ o = t.outbox.c
 def append(tx: Tx, events: Sequence[Event], *, now: datetime) -> list[str]:
     """Add events to the running transaction; returns their ids."""
     rows = []
+    ids = []
     for event in events:
         event_id = new_id("evt_", now=now, random=tx.random)
+        ids.append(event_id)
         rows.append(
             {
                 "id": event_id,
@@ -37,7 +39,7 @@ def append(tx: Tx, events: Sequence[Event], *, now: datetime) -> list[str]:
         )
     if rows:
         tx.conn.execute(insert(t.outbox), rows)
-    return [row["id"] for row in rows]
+    return ids
 
 
 def place(tx: Tx, *, limit: int) -> int:

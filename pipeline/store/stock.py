@@ -71,11 +71,11 @@ def receive(
 
 
 def reserved(tx: Tx, application_ids: Sequence[str]) -> Mapping[str, BlankFact]:
-    """By application: the blank that was taken for it and whose end is open."""
+    """By application: the blank that was taken for it and whose end is open, in quarantine or not."""
     asked = given(tx, _ID)
     rows = tx.conn.execute(
         select(b.application_id, b.serial, b.station).where(
-            b.application_id.in_(select(asked.c.id)), b.state.in_(("reserved", "encoding"))
+            b.application_id.in_(select(asked.c.id)), b.state.in_(("reserved", "encoding", "quarantined"))
         ),
         {"given": params([{"id": i} for i in application_ids])},
     )

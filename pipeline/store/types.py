@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, String, TypeDecorator
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Integer, Row, String, TypeDecorator
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.types import TypeEngine
 
@@ -51,3 +51,6 @@ Json = JSON().with_variant(JSONB(), "postgresql")
 
 BigId = BigInteger().with_variant(Integer(), "sqlite")
 """A row number the database counts up."""
+
+Record = Row[*tuple[Any, ...]]
+"""A row as a query gives it; its columns are attributes."""

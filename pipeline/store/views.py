@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Row, func, select
+from sqlalchemy import func, select
 
 from pipeline.application import LANES
 from pipeline.states import STAGES
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx
+from pipeline.store.types import Record
 
 a = t.applications.c
 
@@ -88,7 +88,7 @@ def calls(tx: Tx) -> dict[str, int]:
     return {row.state: row.n for row in rows}
 
 
-def blanks(tx: Tx) -> list[Row[Any]]:
+def blanks(tx: Tx) -> list[Record]:
     """Blanks by type, location and state."""
     b = t.blanks.c
     return list(
@@ -136,19 +136,19 @@ def find(tx: Tx, name: str) -> str | None:
     return tx.conn.execute(query).scalar()
 
 
-def history(tx: Tx, application_id: str) -> list[Row[Any]]:
+def history(tx: Tx, application_id: str) -> list[Record]:
     """An application's way, oldest first."""
     h = t.transitions.c
     return list(tx.conn.execute(select(t.transitions).where(h.application_id == application_id).order_by(h.seq)).all())
 
 
-def card_row(tx: Tx, application_id: str) -> Row[Any] | None:
+def card_row(tx: Tx, application_id: str) -> Record | None:
     """The application's unvoided card."""
     c = t.cards.c
     return tx.conn.execute(select(t.cards).where(c.application_id == application_id, c.status != "voided")).first()
 
 
-def at_outlet(tx: Tx, outlet: str, *, statuses: Sequence[str]) -> list[Row[Any]]:
+def at_outlet(tx: Tx, outlet: str, *, statuses: Sequence[str]) -> list[Record]:
     """Cards an outlet holds whose application has one of these statuses: card, application, serial, status, collect-by."""
     c = t.cards.c
     return list(
@@ -169,7 +169,7 @@ def at_outlet(tx: Tx, outlet: str, *, statuses: Sequence[str]) -> list[Row[Any]]
     )
 
 
-def at_centre_counter(tx: Tx) -> list[Row[Any]]:
+def at_centre_counter(tx: Tx) -> list[Record]:
     """Urgent cards that wait at the centre's own counter (WH-8)."""
     c = t.cards.c
     return list(

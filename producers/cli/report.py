@@ -220,7 +220,7 @@ class _Matrix:
 
 
 def _matrix(regions: Sequence[RegionRow]) -> _Matrix:
-    counted = [{group: 0 for group in (*_ENDS, _UNDER_WAY, _UNKNOWN)} for _ in regions]
+    counted = [dict.fromkeys((*_ENDS, _UNDER_WAY, _UNKNOWN), 0) for _ in regions]
     for region, counts in zip(regions, counted, strict=True):
         for status, number in region.counts.items():
             counts[_group_of(status)] += number

@@ -417,7 +417,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.request_version = self.protocol_version
         self._problem(Problem(HTTPStatus(code), "bad_request", "this request cannot be served"))
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+    def log_message(self, format: str, *args: object) -> None:
         """Requests are not written down."""
 
 

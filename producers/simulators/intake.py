@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Literal
 
-import xlsxwriter  # type: ignore[import-untyped]  # it ships no types
+import xlsxwriter  # type: ignore[import-untyped, unused-ignore]  # it ships no types
 from PIL import Image, ImageDraw
 
 from config.policies import Policies
@@ -46,9 +46,15 @@ HEADER = (
 REFUSED_BY_BANK = next(tail for tail, fate in SCRIPT.items() if isinstance(fate, Declined))
 
 _SURNAMES = "赵钱孙李周吴郑王冯陈褚卫蒋沈韩杨朱秦尤许何吕施张孔曹严华金魏陶姜"
-_GIVEN = ("伟", "芳", "娜", "敏", "静", "秀英", "丽", "强", "磊", "军", "洋", "勇", "艳", "杰", "娟", "涛", "明", "超", "秀兰", "霞", "平", "刚", "桂英", "建国")
-_MINORITY = (("阿依古丽·买买提", "05"), ("买买提·阿卜杜拉", "05"), ("叶尔兰·哈布勒", "17"))
-_RARE = (("张𠮷", "01"), ("李㑇", "01"))  # four bytes each in GB 18030
+_GIVEN = ("伟", "芳", "娜", "敏", "静", "秀英", "丽", "强", "磊", "军", "洋", "勇", "艳", "杰", "娟", "涛", "明", "超", "秀兰", "霞", "平", "刚", "桂英", "建国")  # fmt: skip
+# Names with a separator, and names with a character of four bytes in GB 18030, in turn.
+_HARD_NAMES = (
+    ("阿依古丽·买买提", "05"),
+    ("张𠮷", "01"),
+    ("买买提·阿卜杜拉", "05"),
+    ("李㑇", "01"),
+    ("叶尔兰·哈布勒", "17"),
+)
 _CHILD_AGES = (8, 14)
 _AGES: Mapping[str, tuple[int, int]] = {"student": _CHILD_AGES, "retiree": (60, 84)}
 _ADULT_AGES = (20, 55)
@@ -143,14 +149,13 @@ class _Maker:
         districts = list(policy.districts)
         category, district = covered[at % len(covered)], districts[at % len(districts)]
         child = at % 5 == 3 and not policy.categories[category].minimum_age and category not in _AGES
-        names = (*_MINORITY, *_RARE)
         cells = self._cells(
             policy,
             category=category,
             district=district,
             ages=_CHILD_AGES if child else None,
             urgent=policy.urgent.offered.value and at % 6 == 4,
-            name=names[(at // 4) % len(names)] if at % 4 == 1 else None,
+            name=_HARD_NAMES[(at // 4) % len(_HARD_NAMES)] if at % 4 == 1 else None,
         )
         return _Entry(cells=cells, photo=_photo(cells["证件号码"], self._random, kind=at))
 
@@ -252,7 +257,9 @@ def _spoiled(entry: _Entry, policy: Policy) -> _Entry:
     match entry.fault:
         case "wrong_checksum":
             number = cells["证件号码"]
-            cells["证件号码"] = number[:17] + ("X" if number[17] != "X" else "0")
+            wrong = number[:17] + ("X" if number[17] != "X" else "0")
+            cells["证件号码"] = wrong
+            photo = photo and (photo[0].replace(number, wrong), photo[1])
         case "missing_photo":
             photo = None
         case "unreadable_photo" if photo is not None:
@@ -281,13 +288,13 @@ _NOISE = 0.04
 def _photo(number: str, random: Random, *, kind: int) -> tuple[str, bytes]:
     """The file of a portrait, named by the person's number; every fifth is a PNG, every fourth lies on its side (EXIF)."""
     width_px = random.randrange(960, 1321, 40)
-    picture = _portrait(width_px if kind % 5 != 2 else 600, random)  # noqa: PLR2004 - a PNG has no use for more
+    picture = _portrait(width_px if kind % 5 != 2 else 600, random)
     kept = io.BytesIO()
-    if kind % 5 == 2:  # noqa: PLR2004
+    if kind % 5 == 2:
         picture.save(kept, "PNG")
         return f"photos/{number}.png", kept.getvalue()
     exif = Image.Exif()
-    if kind % 4 == 3:  # noqa: PLR2004
+    if kind % 4 == 3:
         picture = picture.transpose(Image.Transpose.ROTATE_90)
         exif[0x0112] = 6  # EXIF 2.32, 4.6.4: to be turned clockwise by a quarter
     picture.save(kept, "JPEG", quality=88, exif=exif)
@@ -302,11 +309,11 @@ def _portrait(width_px: int, random: Random) -> Image.Image:
     skin, hair, cloth = random.choice(_SKIN), random.choice(_HAIR), random.choice(_CLOTH)
     face = random.uniform(0.185, 0.215)  # half the width of the face, of the picture's width
     eye, brow, mouth = random.uniform(0.075, 0.095), random.uniform(0.040, 0.055), random.uniform(0.055, 0.085)
-    long_hair = random.random() < 0.5  # noqa: PLR2004 - heads or tails
+    long_hair = random.random() < 0.5
 
     def oval(x: float, y: float, rx: float, ry: float, fill: tuple[int, int, int]) -> None:
         box = tuple(round(edge * width_px) for edge in (x - rx, y - ry, x + rx, y + ry))
-        draw.ellipse(box, fill=fill)  # type: ignore[arg-type]  # four numbers
+        draw.ellipse(box, fill=fill)
 
     if long_hair:
         oval(0.5, 0.68, face + 0.07, 0.36, hair)

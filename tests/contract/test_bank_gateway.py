@@ -304,7 +304,7 @@ def test_an_account_that_was_answered_survives_a_kill(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
 
     def start() -> tuple[subprocess.Popen[str], str]:
-        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)  # noqa: S603 - our own code
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
         assert process.stderr is not None
         return process, process.stderr.readline().split()[-1]
 
@@ -457,13 +457,13 @@ def test_what_was_not_begun_by_the_deadline_is_transient(wire: Callable[[bytes |
 def test_connections_are_kept_and_bounded() -> None:
     with BankServer() as server, _client(server.url, max_connections=3) as gateway:
         peers = set[object]()
-        noticed = server._server.opened  # noqa: SLF001 - no public face tells connections apart
+        noticed = server._server.opened
 
         def opened(connection: socket.socket) -> None:
             peers.add(connection.getpeername())
             noticed(connection)
 
-        server._server.opened = opened  # type: ignore[method-assign] # noqa: SLF001
+        server._server.opened = opened  # type: ignore[method-assign]
         for chunk in range(4):
             gateway.submit([instruction(n) for n in range(chunk * 20, chunk * 20 + 20)], deadline=soon())
         assert server.ledger.counts()["accounts"] == 80

@@ -142,7 +142,7 @@ def line(store: Store, tmp_path: Path) -> Line:
     stages: list[Stage] = [
         Validation(),
         Photo(StubNormaliser(), objects=objects),
-        Account(bank, key_secret=b"k" * 32, clock=clock),
+        Account(lambda _: bank, key_secret=b"k" * 32, clock=clock),
         Personalisation(encoder, objects=objects),
         Dispatch(),
         Collection(calendar),

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from pipeline.application import Submission
 from pipeline.services import custody
-from pipeline.store import stock, views
 from pipeline.store import custody as store_custody
+from pipeline.store import stock, views
 
 
 def _bundle(line, status: str, direction: str = "out"):  # type: ignore[no-untyped-def]

@@ -40,7 +40,7 @@ def test_an_empty_spec_is_a_bank_without_faults() -> None:
     ],
 )
 def test_a_wrong_spec_says_what_is_wrong(spec: str, message: str) -> None:
-    with pytest.raises(ValueError) as refused:  # noqa: PT011 - the text is compared below
+    with pytest.raises(ValueError) as refused:
         Faults.parse(spec)
     assert message in str(refused.value)
 

@@ -125,7 +125,7 @@ class Bank:
 
 
 def stage(bank: Any = None, **options: Any) -> Account:
-    return Account(bank or Bank(), key_secret=SECRET, clock=StillClock(), **options)
+    return Account(lambda _: bank or Bank(), key_secret=SECRET, clock=StillClock(), **options)
 
 
 def prepared(made: Account, about: Case) -> AccountRequest:
@@ -170,7 +170,7 @@ def test_a_key_names_bank_and_person_and_tells_nothing_of_them() -> None:
     again = prepared(stage(), case(of=application(phone="13800000001"))).instruction.key
     elsewhere = prepared(stage(), case(of=application(bank_code="95588"))).instruction.key
     somebody = prepared(stage(), case(of=application(2))).instruction.key
-    foreign = Account(Bank(), key_secret=b"another", clock=StillClock())
+    foreign = Account(lambda _: Bank(), key_secret=b"another", clock=StillClock())
     assert key == again
     assert len({key, elsewhere, somebody, prepared(foreign, case()).instruction.key}) == 4
     assert key.startswith("oa-")
@@ -335,7 +335,7 @@ def test_only_what_was_surely_not_received_may_be_given_again(
 @pytest.mark.parametrize("options", [{"key_secret": b""}, {"settle_after": timedelta(seconds=19)}])
 def test_a_stage_that_could_open_two_accounts_is_not_built(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="secret|settle_after"):
-        Account(Bank(), **{"key_secret": SECRET, "clock": StillClock(), **options})
+        Account(lambda _: Bank(), **{"key_secret": SECRET, "clock": StillClock(), **options})
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
@@ -448,7 +448,7 @@ def test_one_account_is_opened_and_recorded_whatever_goes_wrong_on_the_way(
         ledger, faults=Faults(late_s=40 if slow else 2), clock=clock, random=Random(1), sleep=lambda _: None
     )
     wire = Wire(bank)
-    made = Account(wire, key_secret=SECRET, clock=clock)
+    made = Account(lambda _: wire, key_secret=SECRET, clock=clock)
     for fate, seconds in [*fates, *[("ok", 90)] * 4]:
         if books.opened:
             break
@@ -479,7 +479,7 @@ def test_a_clock_that_runs_serves_as_well() -> None:
     clock = VirtualClock(START)
     ledger = Ledger()
     bank = SimulatedBank(ledger, faults=Faults(), clock=clock, random=Random(1))
-    made = Account(bank, key_secret=SECRET, clock=clock)
+    made = Account(lambda _: bank, key_secret=SECRET, clock=clock)
     reply = made.act({"app_1": prepared(made, case())})["app_1"]
     assert isinstance(reply, Done)
     ledger.close()

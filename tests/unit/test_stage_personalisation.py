@@ -191,7 +191,7 @@ def test_a_blank_that_is_bound_is_settled_and_no_other_is_taken() -> None:
 
 def test_another_stations_blank_is_left_to_that_station() -> None:
     about = case(begun().application, blank=BlankFact(serial="B1", station="S2"))
-    assert stage().prepare(about, POLICY, NOW) == Decision(Wait(NOW + timedelta(minutes=1), "blank.elsewhere"))
+    assert stage().prepare(about, POLICY, NOW) == Decision(Wait(NOW + timedelta(minutes=1), "station.elsewhere"))
 
 
 @pytest.mark.parametrize("missing", ["card_number", "issued_on"])

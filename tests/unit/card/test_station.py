@@ -19,7 +19,7 @@ MUTATIONS = range(1, 15)
 
 
 def updates_seen(bench: Bench) -> int:
-    return bench.store._faults["B1"].seen.get("UPDATE RECORD", 0)  # noqa: SLF001
+    return bench.store._faults["B1"].seen.get("UPDATE RECORD", 0)
 
 
 def test_a_good_blank_is_written_and_read_back(bench: Make, order: CardOrder) -> None:

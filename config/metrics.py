@@ -1,0 +1,37 @@
+"""Metrics: what a process counts. Labels are bounded; never an id of a person, application or card."""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram, start_http_server
+
+OUTCOMES = Counter("zhika_stage_outcomes", "Outcomes of stages", ["stage", "lane", "outcome"])
+RUN_SECONDS = Histogram(
+    "zhika_stage_run_seconds",
+    "Time one work order takes",
+    ["stage"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+INTAKE = Counter("zhika_intake", "Submissions taken in", ["face", "region", "result"])
+PUBLISHED = Counter("zhika_relay_published", "Work orders handed to the broker", ["result"])
+EXPIRED = Counter("zhika_claims_expired", "Leases that ended unsettled", ["stage"])
+OUTBOX_ROWS = Gauge("zhika_outbox_rows", "Events without a place in the feed")
+OUTBOX_LAG = Gauge("zhika_outbox_lag_seconds", "Age of the oldest of them")
+TIMER_LAG = Gauge("zhika_timer_lag_seconds", "Age of the oldest due clock")
+STAGE_ITEMS = Gauge("zhika_stage_items", "Applications by stage", ["stage", "lane", "state"])
+STAGE_OLDEST = Gauge("zhika_stage_oldest_seconds", "Age of the oldest row that could go on", ["stage", "lane"])
+STAGE_PAUSED = Gauge("zhika_stage_paused", "1 while a stage is paused", ["stage"])
+BLANKS = Gauge("zhika_blanks", "Blanks by state", ["type", "location", "state"])
+BUILD = Gauge("zhika_build_info", "The running release", ["version", "mode"])
+
+
+def serve(bind: str) -> None:
+    """Serve the metrics of this process at `host:port`.
+
+    Raises:
+        ValueError: not host:port.
+        OSError: the port cannot be had.
+    """
+    host, colon, port = bind.rpartition(":")
+    if not colon or not port.isdigit():
+        raise ValueError(f"ZHIKA_METRICS__BIND is host:port, not {bind!r}")
+    start_http_server(int(port), addr=host)

@@ -1,0 +1,153 @@
+"""What an installation is told: `ZHIKA_<GROUP>__<KEY>` in the environment, over `zhika.toml` in the working directory.
+
+Secrets come as files, never as values.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+Environment = Literal["production", "development", "demo", "test"]
+
+
+class BadConfiguration(ValueError):
+    """The configuration cannot work; `problems` name each key and how to put it right."""
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Database(_Group):
+    """`sqlite:///file` (one process) or `postgresql://user:password@host/name`."""
+
+    url: str = "sqlite:///zhika.db"
+
+    @field_validator("url")
+    @classmethod
+    def _known(cls, url: str) -> str:
+        if not url.startswith(("sqlite:///", "postgresql://", "postgresql+psycopg://")):
+            raise ValueError("must begin with sqlite:/// or postgresql://")
+        return url
+
+
+class Broker(_Group):
+    """`inprocess://` or `amqp://user:password@host/vhost`; `quorum` for a cluster."""
+
+    url: str = "inprocess://"
+    quorum: bool = False
+
+    @field_validator("url")
+    @classmethod
+    def _known(cls, url: str) -> str:
+        if url != "inprocess://" and not url.startswith(("amqp://", "amqps://")):
+            raise ValueError("must be inprocess:// or begin with amqp://")
+        return url
+
+
+class Bank(_Group):
+    """How one cooperating bank is reached. The bank codes are those of the policies."""
+
+    url: str
+    cert: Path | None = None
+    cert_key: Path | None = None
+    ca: Path | None = None
+    connections: Annotated[int, Field(ge=1, le=64)] = 8
+
+
+class Workers(_Group):
+    """`threads` of one worker process; `window` bounds how many work orders of a queue lie in the broker."""
+
+    threads: Annotated[int, Field(ge=1, le=64)] = 4
+    window: Annotated[int, Field(ge=1, le=10_000)] = 16
+    order_lease_s: Annotated[int, Field(ge=5)] = 600
+
+
+class Encoders(_Group):
+    """`virtual`: cards are virtual; `readers` work side by side at one station."""
+
+    station: str = "enc_1"
+    virtual: bool = True
+    readers: Annotated[int, Field(ge=1, le=64)] = 2
+
+
+class Metrics(_Group):
+    """Where metrics are served, `host:port`; empty for nowhere."""
+
+    bind: str = ""
+
+
+class Settings(BaseSettings):
+    """Everything an installation is told."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="ZHIKA_", env_nested_delimiter="__", toml_file="zhika.toml", extra="ignore", frozen=True
+    )
+
+    env: Environment = "development"
+    data_dir: Path = Path("zhika-data")
+    key_file: Path | None = None
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    database: Database = Database()
+    broker: Broker = Broker()
+    banks: dict[str, Bank] = {}
+    workers: Workers = Workers()
+    encoders: Encoders = Encoders()
+    metrics: Metrics = Metrics()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del dotenv_settings, file_secret_settings
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls)
+
+    @model_validator(mode="after")
+    def _together(self) -> Settings:
+        if self.database.url.startswith("sqlite") and self.broker.url != "inprocess://":
+            raise ValueError(
+                "SQLite 只能与 inprocess:// 一起使用；使用 RabbitMQ 请配置 PostgreSQL"
+                " / SQLite goes with inprocess:// only; with RabbitMQ set ZHIKA_DATABASE__URL to PostgreSQL"
+            )
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        """One process does everything."""
+        return self.broker.url == "inprocess://"
+
+    @property
+    def installation_key(self) -> Path:
+        """Where the installation's key lies."""
+        return self.key_file or self.data_dir / "installation.key"
+
+
+def load(**given: object) -> Settings:
+    """Read the configuration.
+
+    Raises:
+        BadConfiguration: a value cannot be used.
+    """
+    try:
+        return Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        problems = []
+        for item in error.errors(include_url=False, include_input=False):
+            name = "ZHIKA_" + "__".join(str(part).upper() for part in item["loc"]) if item["loc"] else "configuration"
+            problems.append(f"{name}: {item['msg'].removeprefix('Value error, ')}")
+        raise BadConfiguration(problems) from None
+    except ValueError as error:  # a zhika.toml that is not TOML
+        raise BadConfiguration([f"zhika.toml: {error}"]) from None

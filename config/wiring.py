@@ -1,0 +1,205 @@
+"""Which adapter stands behind which port: the only module that knows them all. Adapters are imported where they are built, so a
+process needs only what its role needs."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from config.policies import Policies, load_policies
+from config.settings import Settings
+from pipeline.calendar import ChineseCalendar
+from pipeline.clock import Clock, SystemClock
+from pipeline.errors import Defect, NeedsOperator
+from pipeline.ports import BankGateway, Encoder, ObjectStore
+from pipeline.services.context import Context
+from pipeline.stages.base import Stage
+from pipeline.states import STAGES
+from pipeline.store.engine import Store
+from pipeline.store.sealing import Sealer, derive
+
+if TYPE_CHECKING:
+    from pipeline.gateways.encoder import LocalEncoder
+
+HERE = Path(__file__).parent
+
+
+class Installation:
+    """Everything of one installation, built when it is first asked for."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        bank: Callable[[str], BankGateway] | None = None,
+        spoil: frozenset[int] = frozenset(),
+    ) -> None:
+        """`bank` replaces the configured banks; `spoil` names virtual blanks that fail, by order of insertion (demo only)."""
+        self.settings = settings
+        self.clock = clock or SystemClock()
+        self._bank = bank
+        self._spoil = spoil
+        self._gateways: dict[str, BankGateway] = {}
+
+    # ---------------------------------------------------------------------------------------------------- foundations
+
+    @cached_property
+    def master(self) -> bytes:
+        """The installation's key.
+
+        Raises:
+            Defect: there is none, or it is not 32 bytes; in production it is never made by itself.
+        """
+        path = self.settings.installation_key
+        if not path.exists():
+            if self.settings.env == "production":
+                raise Defect(f"no installation key at {path}: set ZHIKA_KEY_FILE")
+            _make_key(path)
+        key = path.read_bytes()
+        if len(key) != 32:
+            raise Defect(f"{path} must hold exactly 32 bytes")
+        return key
+
+    @cached_property
+    def store(self) -> Store:
+        """The database, its schema brought to this release."""
+        store = Store(self.settings.database.url, Sealer(self.master), pool_size=self.settings.workers.threads + 2)
+        store.migrate(now=self.clock.now())
+        return store.open()
+
+    @cached_property
+    def policies(self) -> Policies:
+        """The regions."""
+        return load_policies()
+
+    @cached_property
+    def objects(self) -> ObjectStore:
+        """Where photos and faces are kept."""
+        from pipeline.gateways.objects import ObjectDirectory
+
+        return ObjectDirectory(self.settings.data_dir / "objects", key=derive(self.master, "objects"))
+
+    @cached_property
+    def context(self) -> Context:
+        """What services are given."""
+        return Context(
+            store=self.store, clock=self.clock, policies=self.policies, calendar=ChineseCalendar(), objects=self.objects
+        )
+
+    # --------------------------------------------------------------------------------------------------------- stages
+
+    def stages(self, names: Sequence[str] = STAGES) -> dict[str, Stage]:
+        """Stages by name, ready to run."""
+        return {name: self._stage(name) for name in names}
+
+    def _stage(self, name: str) -> Stage:
+        match name:
+            case "validation":
+                from pipeline.stages.validation import Validation
+
+                return Validation()
+            case "photo":
+                from pipeline.gateways.photo_local import LocalPhotoNormaliser
+                from pipeline.photo.profile import load_profile
+                from pipeline.stages.photo import Photo
+
+                profiles = {path.stem: load_profile(path) for path in sorted((HERE / "photo").glob("*.toml"))}
+                return Photo(LocalPhotoNormaliser(profiles), objects=self.objects)
+            case "account":
+                from pipeline.stages.account import Account
+
+                secret = derive(self.master, "account-keys")
+                return Account(self._bank or self._configured_bank, key_secret=secret, clock=self.clock)
+            case "personalisation":
+                from pipeline.stages.personalisation import Personalisation
+
+                return Personalisation(self.encoder, objects=self.objects)
+            case "dispatch":
+                from pipeline.stages.dispatch import Dispatch
+
+                return Dispatch()
+            case "collection":
+                from pipeline.stages.collection import Collection
+
+                return Collection(self.context.calendar)
+        raise Defect(f"no stage {name!r}: there are {', '.join(STAGES)}")
+
+    def _configured_bank(self, code: str) -> BankGateway:
+        found = self._gateways.get(code)
+        if found is None:
+            banks = self.settings.banks
+            wanted = banks.get(code) or banks.get("default")
+            if wanted is None:
+                raise NeedsOperator("bank.not_connected", f"no bank {code}: set ZHIKA_BANKS__{code}__URL")
+            from pipeline.gateways.bank_http import BankHttp
+
+            found = self._gateways[code] = BankHttp(
+                wanted.url,
+                bank_code=code,
+                clock=self.clock,
+                max_connections=wanted.connections,
+                cert=wanted.cert,
+                cert_key=wanted.cert_key,
+                ca=wanted.ca,
+            )
+        return found
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """This process's personalisation station.
+
+        Raises:
+            Conflict: another process is this station.
+            Defect: real readers are asked for; they come with PC/SC support.
+        """
+        return self._local_encoder
+
+    @cached_property
+    def _local_encoder(self) -> LocalEncoder:
+        from card_personalization.profiles import load_profile
+        from pipeline.gateways.encoder import open_simulated
+
+        encoders = self.settings.encoders
+        if not encoders.virtual:
+            raise Defect("real readers are not supported by this release: set ZHIKA_ENCODERS__VIRTUAL=true")
+        if self.settings.env == "production":
+            raise Defect("virtual cards are refused in production")
+        profiles = {path.stem: load_profile(path) for path in sorted((HERE / "cards").glob("*.toml"))}
+        directory = self.settings.data_dir / "encoders" / encoders.station
+        return open_simulated(
+            directory, encoders.station, profiles=profiles, spoil=self._spoil, readers=encoders.readers
+        )
+
+    def close(self) -> None:
+        """Let go of everything that was built."""
+        if "_local_encoder" in self.__dict__:
+            self._local_encoder.close()
+        for gateway in self._gateways.values():
+            close = getattr(gateway, "close", None)
+            if close is not None:
+                close()
+        if "store" in self.__dict__:
+            self.store.close()
+
+
+def _make_key(path: Path) -> None:
+    """A new key, readable by its owner only; when two processes try at once, the first wins."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mine = path.with_name(f"{path.name}.{os.getpid()}")
+    descriptor = os.open(mine, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        os.write(descriptor, secrets.token_bytes(32))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    try:
+        os.link(mine, path)
+    except FileExistsError:
+        pass
+    finally:
+        mine.unlink()

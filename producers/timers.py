@@ -1,0 +1,79 @@
+"""The timers: what time does by itself, once a second, and the figures that only the database knows."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from config import metrics
+from pipeline.errors import TransientError
+from pipeline.services import sweep
+from pipeline.services.context import Context
+from pipeline.stages.base import Reconciler
+from pipeline.states import STAGES
+from pipeline.store import control, outbox, timers, views
+
+log = logging.getLogger("zhika.timers")
+EVERY_S = 1.0
+FIGURES_EVERY = 10
+
+RECONCILERS: Mapping[str, Reconciler] = {
+    **dict.fromkeys(STAGES, "none"),
+    "account": "worker",
+    "personalisation": "station",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timers:
+    """Sweeps an installation."""
+
+    context: Context
+    every_s: float = EVERY_S
+
+    def run(self, stopping: threading.Event) -> None:
+        """Sweep until told to stop, as long as this process leads; others stand by."""
+        while not stopping.is_set():
+            try:
+                with control.leadership(self.context.store, "timers") as leads:
+                    if leads:
+                        log.info("timers lead")
+                        self._lead(stopping)
+                    else:
+                        stopping.wait(2.0)
+            except TransientError as error:
+                log.warning("timers: %s; again in a second", error)
+                stopping.wait(1.0)
+            except Exception as error:
+                log.error("timers: %s", type(error).__name__, exc_info=True)
+                stopping.wait(1.0)
+
+    def _lead(self, stopping: threading.Event) -> None:
+        rounds = 0
+        while not stopping.is_set():
+            swept = sweep.sweep(self.context, RECONCILERS)
+            if rounds % FIGURES_EVERY == 0:
+                self._figures()
+            rounds += 1
+            if not swept.busy:
+                stopping.wait(self.every_s)
+
+    def _figures(self) -> None:
+        now = self.context.now()
+        with self.context.store.transaction() as tx:
+            rows, since = outbox.waiting(tx)
+            overdue = timers.overdue(tx, now=now)
+            stages = views.stages(tx)
+            blanks = views.blanks(tx)
+        metrics.OUTBOX_ROWS.set(rows)
+        metrics.OUTBOX_LAG.set((now - since).total_seconds() if since else 0)
+        metrics.TIMER_LAG.set((now - overdue).total_seconds() if overdue else 0)
+        for row in stages:
+            for state in ("ready", "running", "waiting", "held"):
+                metrics.STAGE_ITEMS.labels(row.stage, row.lane, state).set(getattr(row, state))
+            metrics.STAGE_OLDEST.labels(row.stage, row.lane).set((now - row.oldest).total_seconds() if row.oldest else 0)
+            metrics.STAGE_PAUSED.labels(row.stage).set(row.paused)
+        for blank in blanks:
+            metrics.BLANKS.labels(blank.type, blank.location, blank.state).set(blank.n)
