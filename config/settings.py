@@ -85,6 +85,12 @@ class Metrics(_Group):
     bind: str = ""
 
 
+class FileIntake(_Group):
+    """Where batch files arrive, as `<dir>/<client>/in`; empty: `intake` in the data directory."""
+
+    dir: Path | None = None
+
+
 class Settings(BaseSettings):
     """Everything an installation is told."""
 
@@ -102,6 +108,7 @@ class Settings(BaseSettings):
     workers: Workers = Workers()
     encoders: Encoders = Encoders()
     metrics: Metrics = Metrics()
+    file_intake: FileIntake = FileIntake()
 
     @classmethod
     def settings_customise_sources(
@@ -128,6 +135,11 @@ class Settings(BaseSettings):
     def embedded(self) -> bool:
         """One process does everything."""
         return self.broker.url == "inprocess://"
+
+    @property
+    def intake_dir(self) -> Path:
+        """Where batch files arrive."""
+        return self.file_intake.dir or self.data_dir / "intake"
 
     @property
     def installation_key(self) -> Path:

@@ -1171,7 +1171,7 @@ def _explained(row: Row, lang: str) -> tuple[str, ...]:
 
 
 def _advice(code: str, lang: str) -> str:
-    zh, en = _ADVICE[code]
+    zh, en = _ADVICE.get(code, ("按错误说明更正", "mend as described"))
     return zh if lang == "zh" else en
 
 

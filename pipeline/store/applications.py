@@ -598,3 +598,19 @@ def unqueue_stage(tx: Tx, stage: str) -> None:
 def count_status(tx: Tx, status: str) -> int:
     """Applications of one status."""
     return tx.conn.execute(select(func.count()).select_from(t.applications).where(a.status == status)).scalar_one()
+
+
+def moving(tx: Tx, *, now: datetime) -> int:
+    """Applications that go on by themselves, now: somebody's turn, a wait that is over, or a clock that is due."""
+    m = t.timers.c
+    rings = exists(
+        select(m.id).where(
+            m.application_id == a.id,
+            m.due_at <= bindparam("now", type_=Instant),
+            m.fired_at.is_(None),
+            m.cancelled_at.is_(None),
+        )
+    )
+    waits = and_(a.work == "waiting", or_(a.next_try_at <= bindparam("now", type_=Instant), rings))
+    busy = or_(a.work.in_(("ready", "queued", "running", "reconcile")), waits)
+    return tx.conn.execute(select(func.count()).select_from(t.applications).where(busy), {"now": now}).scalar_one()

@@ -82,3 +82,8 @@ def waiting(tx: Tx) -> tuple[int, datetime | None]:
     """How many events have no place yet, and since when."""
     row = tx.conn.execute(select(func.count(), func.min(o.created_at)).where(o.position.is_(None))).one()
     return int(row[0]), row[1]
+
+
+def count(tx: Tx, kind: str) -> int:
+    """Events of a type, ever."""
+    return tx.conn.execute(select(func.count()).select_from(t.outbox).where(o.type == kind)).scalar_one()

@@ -193,3 +193,10 @@ def fees_due(tx: Tx, application_id: str) -> int:
     f = t.fees.c
     query = select(func.coalesce(func.sum(f.amount_fen), 0)).where(f.application_id == application_id, f.status == "due")
     return int(tx.conn.execute(query).scalar_one())
+
+
+def ever_delivered(tx: Tx) -> int:
+    """How often an application was delivered to its outlet."""
+    h = t.transitions.c
+    query = select(func.count()).select_from(t.transitions).where(h.to == "delivered", h.frm != "delivered")
+    return tx.conn.execute(query).scalar_one()

@@ -1,0 +1,346 @@
+"""`zhika demo`: the whole story on a temporary database, with a real bank over HTTP, virtual cards and a clock that can be moved."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from config.policies import Policies
+from config.settings import load
+from config.wiring import Installation
+from pipeline.clock import SHANGHAI, VirtualClock
+from pipeline.errors import NotFound
+from pipeline.person import mask_name, mask_number
+from pipeline.services import operate
+from pipeline.states import public_status
+from pipeline.store import applications, audit, custody, outbox, stock, views
+from producers.cli.report import CaseStory, Event, RefusedRow, RegionRow, Story, region_table, write_report
+from producers.embedded import embedded, wait_quiet
+from producers.file_intake import Taken, take_file
+from producers.simulators.bank import BankServer
+from producers.simulators.intake import Sample, make_sample
+from producers.simulators.outlet import Outlets, nine_in_ten
+
+START = datetime(2026, 3, 2, 9, 0, tzinfo=SHANGHAI)
+"""Monday morning in an ordinary week of a year whose holidays are published."""
+THUMBNAIL_PX = 260
+SPOILS = frozenset({7})
+"""Which blank of the box fails while it is written."""
+
+
+class NotQuiet(RuntimeError):
+    """The line did not come to rest in time."""
+
+
+@dataclass
+class Demo:
+    """One run of the demo, in a directory of its own."""
+
+    out: Path
+    work: Path
+    wanted: int
+    seed: int
+    region: str | None
+    console: Console
+    faults: str = ""
+    clock: VirtualClock = field(default_factory=lambda: VirtualClock(START.astimezone(UTC)))
+    refused: list[RefusedRow] = field(default_factory=list)
+    took: list[Taken] = field(default_factory=list)
+
+    def run(self) -> dict[str, Any]:
+        """Run everything; returns the summary that was written to `summary.json`.
+
+        Raises:
+            NotFound: no such region.
+            ValueError: a fault specification that cannot be read.
+            NotQuiet: the line did not come to rest.
+        """
+        began = time.monotonic()
+        self.out.mkdir(parents=True, exist_ok=True)
+        with BankServer(ledger_path=self._fresh("bank.db"), faults=self.faults, seed=self.seed, clock=self.clock) as bank:
+            installation = self._installation(bank.url)
+            try:
+                sample = self._sample(installation.policies)
+                with embedded(installation, sweep_every_s=0.2):
+                    self._take_in(installation, sample)
+                    self._live(installation)
+                summary = self._summary(installation, sample, bank)
+                summary["elapsed_s"] = round(time.monotonic() - began, 1)
+                self._write(installation, summary)
+            finally:
+                installation.close()
+        return summary
+
+    # ------------------------------------------------------------------------------------------------------ the parts
+
+    def _fresh(self, name: str) -> Path:
+        path = self.work / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def _installation(self, bank_url: str) -> Installation:
+        settings = load(
+            env="demo",
+            data_dir=self.work,
+            key_file=None,
+            log_level="error",
+            database={"url": f"sqlite:///{self.work / 'zhika.db'}"},
+            broker={"url": "inprocess://"},
+            banks={"default": {"url": bank_url}},
+            workers={"threads": 2},
+        )
+        return Installation(settings, clock=self.clock, spoil=SPOILS)
+
+    def _sample(self, policies: Policies) -> Sample:
+        with self.console.status("生成样例批次 Making the sample files"):
+            return make_sample(
+                self.work / "intake",
+                applications=self.wanted,
+                seed=self.seed,
+                policies=policies,
+                today=START.date(),
+                only=self.region,
+            )
+
+    def _take_in(self, installation: Installation, sample: Sample) -> None:
+        blanks = [f"DEMO{n:06d}" for n in range(1, sample.expected["rows"] + 11)]
+        operate.receive_blanks(installation.context, blanks, blank_type="ssc2", lot="DEMO-1", actor="storekeeper")
+        with self._progress("接收批次 Taking in the files", sample.expected["rows"]) as advance:
+            for path in sample.files:
+                taken = take_file(
+                    installation.context, installation.policies, path, source=path.stem.split("-")[0], actor="file-intake"
+                )
+                self.took.append(taken)
+                self.refused += [
+                    RefusedRow(file=path.name, row=f.row, column=f.column, code=f.code, zh=f.zh, en=f.en)
+                    for f in taken.faults
+                ]
+                advance(taken.rows)
+
+    def _live(self, installation: Installation) -> None:
+        """Production, then eight months in which most people come for their card."""
+        outlets = Outlets(context=installation.context, comes=nine_in_ten)
+        self._produce(installation)
+        outlets.collect_at_centre()
+        days = [0.25, 1, 1, 1, 2, 2, 3, 4, 5, 10, 20, *[20] * 10]
+        with self._progress("时间推移 Time goes by", len(days)) as advance:
+            for step in days:
+                self.clock.advance(timedelta(days=step))
+                self._settle(installation)
+                outlets.ship()
+                outlets.receive()
+                self._settle(installation)
+                outlets.collect()
+                outlets.give_notices()
+                outlets.send_back()
+                self._settle(installation)
+                advance(1)
+
+    def _produce(self, installation: Installation) -> None:
+        with installation.store.transaction() as tx:
+            total = len(views.application_ids(tx))
+        made = 0
+        with self._progress("审核·照片·开户·制卡 Producing", total) as advance:
+            until = time.monotonic() + 120
+            while not wait_quiet(installation, timeout_s=0.2):
+                with installation.store.transaction() as tx:
+                    left = applications.moving(tx, now=self.clock.now())
+                advance(total - left - made)
+                made = total - left
+                if time.monotonic() > until:
+                    raise NotQuiet("production did not come to rest within two minutes")
+            advance(total - made)
+
+    def _settle(self, installation: Installation) -> None:
+        if not wait_quiet(installation, timeout_s=60):
+            raise NotQuiet("the line did not come to rest within a minute")
+
+    @contextmanager
+    def _progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self.console) as progress:
+            task = progress.add_task(what, total=total)
+            yield lambda n: progress.advance(task, n)
+
+    # ---------------------------------------------------------------------------------------------------- the figures
+
+    def _summary(self, installation: Installation, sample: Sample, bank: BankServer) -> dict[str, Any]:
+        policies = installation.policies
+        with installation.store.transaction() as tx:
+            by_status = views.by_status(tx)
+            by_region: dict[str, int] = {policy.code: 0 for policy in policies.cities()}
+            if self.region:
+                by_region = {}
+            for (region, _), count in views.by_region_and_status(tx).items():
+                city = policies.of(region).city
+                by_region[city] = by_region.get(city, 0) + count
+            ledger = stock.ledger_counts(tx)
+            cards = sum(views.cards_by_status(tx).values())
+            verified = views.verified_cards(tx)
+            opened = views.open_accounts(tx)
+            by_row, by_event = custody.balance(tx)
+            chain = audit.verify(tx)
+            ready = outbox.count(tx, "card.ready")
+            delivered = views.ever_delivered(tx)
+        books = bank.ledger.counts()
+        blanks = {
+            "taken": ledger.get("taken", 0),
+            "issued": ledger.get("issued", 0),
+            "spoiled": ledger.get("spoiled", 0),
+        }
+        total = sum(by_status.values())
+        rows = sum(taken.rows for taken in self.took)
+        accepted = sum(taken.accepted for taken in self.took)
+        duplicates = sum(taken.duplicate for taken in self.took)
+        checks = {
+            "every row of the files is accounted for": rows
+            == accepted + duplicates + sum(taken.rejected for taken in self.took)
+            and rows == sample.expected["rows"],
+            "every accepted row is an application": total == accepted,
+            "duplicates are those that were made": duplicates == sample.expected["duplicates"],
+            "cards, verified cards and blanks issued agree": cards == verified == blanks["issued"],
+            "blanks taken are issued or spoiled": blanks["taken"] == blanks["issued"] + blanks["spoiled"],
+            "accounts agree with the bank's books": opened == books["accounts"],
+            "a card for every account": opened == cards,
+            "cards by place agree with their custody events": by_row == by_event and sum(by_row.values()) == cards,
+            "one ready-card notification for each delivery": ready == delivered,
+            "the audit chain holds": chain.broken_at is None,
+        }
+        return {
+            "ok": all(checks.values()),
+            "applications": total,
+            "by_status": by_status,
+            "by_region": by_region,
+            "rows": rows,
+            "rows_refused": sum(taken.rejected for taken in self.took),
+            "duplicates_refused": duplicates,
+            "accounts_opened": opened,
+            "bank_ledger": {"accounts": books["accounts"], "declined": books["declined"]},
+            "cards_personalised": cards,
+            "cards_verified": verified,
+            "blanks": blanks,
+            "custody": by_row,
+            "notifications": ready,
+            "checks": checks,
+        }
+
+    def _write(self, installation: Installation, summary: Mapping[str, Any]) -> None:
+        with self.console.status("写报告 Writing the report"):
+            faces = self.out / "faces"
+            shutil.rmtree(faces, ignore_errors=True)
+            faces.mkdir()
+            with installation.store.transaction() as tx:
+                ids = views.application_ids(tx)
+            cases = [self._case(installation, i, faces) for i in ids]
+            (self.out / "summary.json").write_text(
+                json.dumps(summary, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+            )
+            story = Story(
+                title_at=self.clock.now(),
+                summary=summary,
+                regions=self.regions(installation),
+                cases=cases,
+                refused_rows=self.refused,
+            )
+            write_report(self.out / "report.html", story)
+        self.console.print(region_table(story.regions))
+
+    def regions(self, installation: Installation) -> list[RegionRow]:
+        """The regions with their outcomes."""
+        counts: dict[str, dict[str, int]] = {}
+        with installation.store.transaction() as tx:
+            found = views.by_region_and_status(tx)
+        for (region, status), n in found.items():
+            city = installation.policies.of(region).city
+            counts.setdefault(city, {})[status] = counts.get(city, {}).get(status, 0) + n
+        return [
+            RegionRow(code=p.code, zh=p.zh, en=p.en, counts=counts[p.code], total=sum(counts[p.code].values()))
+            for p in installation.policies.cities()
+            if p.code in counts
+        ]
+
+    def _case(self, installation: Installation, application_id: str, faces: Path) -> CaseStory:
+        with installation.store.transaction() as tx:
+            claimed = applications.load(tx, [application_id])[application_id]
+            steps = views.history(tx, application_id)
+            card = views.card_row(tx, application_id)
+        app, row = claimed.application, claimed.row
+        _, zh, en = public_status(app.status, held_from=row.held_from, ending=row.ending)
+        face = None
+        if card is not None and card.face:
+            name = f"{application_id}.png"
+            (faces / name).write_bytes(installation.objects.get(card.face))
+            face = f"faces/{name}"
+        return CaseStory(
+            id=app.id,
+            region_zh=installation.policies.of(installation.policies.of(app.region).city).zh,
+            masked_name=mask_name(app.person.name),
+            masked_number=mask_number(app.person.id_number),
+            kind=app.kind,
+            priority=app.priority,
+            lane=app.lane,
+            status=app.status,
+            public_zh=zh,
+            public_en=en,
+            reasons=[(r.code, r.zh, r.en, r.rule) for r in app.reasons],
+            due_at=app.due_at,
+            received_at=app.received_at,
+            bank_card_masked=None,
+            blank_serial=card.blank_serial if card else None,
+            card_number_masked=mask_number(card.card_number, head=2, tail=2) if card else None,
+            photo_before=_thumbnail(installation, app.photo_original),
+            photo_after=_thumbnail(installation, app.photo_result),
+            face=face,
+            verified_fields=("姓名", "社会保障号码", "卡号", "有效期") if card else (),
+            timeline=[
+                Event(
+                    at=s.at,
+                    frm=s.frm or None,
+                    to=s.to,
+                    stage=s.stage,
+                    outcome=s.outcome,
+                    why=s.why,
+                    actor=s.actor,
+                    attempt=s.attempt,
+                )
+                for s in steps
+            ],
+        )
+
+
+def _thumbnail(installation: Installation, name: str | None) -> bytes | None:
+    """A small JPEG of a kept photo; None when there is none, the bytes themselves when they are no picture."""
+    if not name:
+        return None
+    try:
+        data = installation.objects.get(name)
+    except NotFound:
+        return None
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.draft("RGB", (THUMBNAIL_PX * 2, THUMBNAIL_PX * 2))
+            small = image.convert("RGB")
+            small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
+            out = io.BytesIO()
+            small.save(out, "JPEG", quality=82)
+            return out.getvalue()
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return data[:1000]
