@@ -63,12 +63,29 @@ class Bank(_Group):
     connections: Annotated[int, Field(ge=1, le=64)] = 8
 
 
+class Accounts(_Group):
+    """A bank call takes at most `deadline_s`; what a bank never saw is given to it again after `settle_after_s`."""
+
+    deadline_s: Annotated[float, Field(gt=0)] = 10.0
+    settle_after_s: Annotated[float, Field(gt=0)] = 60.0
+
+    @model_validator(mode="after")
+    def _long_enough(self) -> Accounts:
+        if self.settle_after_s < 2 * self.deadline_s:
+            raise ValueError("settle_after_s must be at least twice deadline_s: a call may still be on its way")
+        return self
+
+
 class Workers(_Group):
-    """`threads` of one worker process; `window` bounds how many work orders of a queue lie in the broker."""
+    """`threads` of one worker process; `window` bounds how many work orders of a queue lie in the broker.
+
+    `order_lease_s` is how long the broker may keep an order, `lease_s` how long a worker may take for one (default: the stage's own).
+    """
 
     threads: Annotated[int, Field(ge=1, le=64)] = 4
     window: Annotated[int, Field(ge=1, le=10_000)] = 16
-    order_lease_s: Annotated[int, Field(ge=5)] = 600
+    order_lease_s: Annotated[int, Field(ge=2)] = 600
+    lease_s: Annotated[int, Field(ge=2)] | None = None
 
 
 class Encoders(_Group):
@@ -105,6 +122,7 @@ class Settings(BaseSettings):
     database: Database = Database()
     broker: Broker = Broker()
     banks: dict[str, Bank] = {}
+    accounts: Accounts = Accounts()
     workers: Workers = Workers()
     encoders: Encoders = Encoders()
     metrics: Metrics = Metrics()

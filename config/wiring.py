@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -95,7 +96,11 @@ class Installation:
 
     def stages(self, names: Sequence[str] = STAGES) -> dict[str, Stage]:
         """Stages by name, ready to run."""
-        return {name: self._stage(name) for name in names}
+        built = {name: self._stage(name) for name in names}
+        if (lease_s := self.settings.workers.lease_s) is not None:
+            for stage in built.values():
+                stage.lease = timedelta(seconds=lease_s)
+        return built
 
     def _stage(self, name: str) -> Stage:
         match name:
@@ -113,8 +118,13 @@ class Installation:
             case "account":
                 from pipeline.stages.account import Account
 
-                secret = derive(self.master, "account-keys")
-                return Account(self._bank or self._configured_bank, key_secret=secret, clock=self.clock)
+                return Account(
+                    self._bank or self._configured_bank,
+                    key_secret=derive(self.master, "account-keys"),
+                    clock=self.clock,
+                    deadline=timedelta(seconds=self.settings.accounts.deadline_s),
+                    settle_after=timedelta(seconds=self.settings.accounts.settle_after_s),
+                )
             case "personalisation":
                 from pipeline.stages.personalisation import Personalisation
 

@@ -33,6 +33,24 @@ _COLLECTOR = {"holder": "person", "guardian": "guardian", "proxy": "proxy", "uni
 # ----------------------------------------------------------------------------------------------------------- bundles
 
 
+def seal_now(context: Context, bundle_id: str, *, actor: str) -> str:
+    """Close a bundle before its time; returns the number of its seal.
+
+    Raises:
+        NotFound: no such bundle.
+        Conflict: it is not being packed, or it is empty.
+    """
+    now = context.now()
+    with context.store.transaction() as tx:
+        _bundle(tx, bundle_id, "packing", "out")
+        if not custody.cards_in(tx, bundle_id):
+            raise Conflict("空箱不能封箱", "an empty bundle is not sealed")
+        custody.seal(tx, [bundle_id], now=now)
+        audit.append(tx, actor=actor, action="bundle.seal", target=bundle_id, now=now)
+        sealed = custody.bundle(tx, bundle_id)
+    return str(sealed.seal_no) if sealed is not None else ""
+
+
 def ship(context: Context, bundle_id: str, *, carrier: str, actor: str) -> int:
     """The courier takes a sealed bundle: centre → courier. Returns the number of cards.
 

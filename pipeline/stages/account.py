@@ -103,7 +103,7 @@ class Account:
     chunk: int = 20
     needs: ClassVar[frozenset[Need]] = frozenset({"account", "calls"})
     reconciler: ClassVar[Reconciler] = "worker"
-    lease: ClassVar[timedelta] = timedelta(seconds=120)
+    lease: timedelta = timedelta(seconds=120)
 
     def __init__(
         self,

@@ -136,7 +136,7 @@ class Stage(Protocol):
     """How many applications one work order carries."""
     needs: ClassVar[frozenset[Need]]
     reconciler: ClassVar[Reconciler]
-    lease: ClassVar[timedelta]
+    lease: timedelta
     """How long a worker may take for one chunk."""
 
     def prepare(self, case: Case, policy: Policy, now: datetime) -> Any:

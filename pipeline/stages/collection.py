@@ -64,7 +64,7 @@ class Collection(Thinking):
     chunk: int = 200
     needs: ClassVar[frozenset[Need]] = frozenset({"card", "timers"})
     reconciler: ClassVar[Reconciler] = "none"
-    lease: ClassVar[timedelta] = timedelta(seconds=60)
+    lease: timedelta = timedelta(seconds=60)
 
     def __init__(self, calendar: WorkingCalendar) -> None:
         self._calendar = calendar

@@ -34,7 +34,7 @@ class Dispatch(Thinking):
     chunk: int = 200
     needs: ClassVar[frozenset[Need]] = frozenset({"card"})
     reconciler: ClassVar[Reconciler] = "none"
-    lease: ClassVar[timedelta] = timedelta(seconds=60)
+    lease: timedelta = timedelta(seconds=60)
 
     def prepare(self, case: Case, policy: Policy, now: datetime) -> Decision:
         """Pack the card, unless it is packed already."""

@@ -174,7 +174,7 @@ class Personalisation:
     chunk: int = 8
     needs: ClassVar[frozenset[Need]] = frozenset({"account", "blank", "card"})
     reconciler: ClassVar[Reconciler] = "station"
-    lease: ClassVar[timedelta] = timedelta(seconds=180)
+    lease: timedelta = timedelta(seconds=180)
 
     def __init__(self, encoder: Encoder, *, objects: ObjectStore) -> None:
         self._encoder = encoder

@@ -56,7 +56,7 @@ class Photo:
     chunk: int = 8
     needs: ClassVar[frozenset[Need]] = frozenset({"photo"})
     reconciler: ClassVar[Reconciler] = "none"
-    lease: ClassVar[timedelta] = timedelta(seconds=120)
+    lease: timedelta = timedelta(seconds=120)
 
     def __init__(self, normaliser: PhotoNormaliser, *, objects: ObjectStore) -> None:
         self._normaliser = normaliser

@@ -155,7 +155,7 @@ class Validation(Thinking):
     name: ClassVar[str] = "validation"
     needs: ClassVar[frozenset[Need]] = frozenset({"register"})
     reconciler: ClassVar[Reconciler] = "none"
-    lease: ClassVar[timedelta] = timedelta(seconds=60)
+    lease: timedelta = timedelta(seconds=60)
 
     def __init__(self, *, chunk: int = 200) -> None:
         self.chunk = chunk

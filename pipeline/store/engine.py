@@ -99,11 +99,8 @@ class Store:
             TransientError: the database is away or busy; nothing was done that is not asked about again.
         """
         nudged = threading.Event()
-        try:
-            with self.engine.begin() as conn:
-                yield Tx(conn, self.sealer, self.random, nudged)
-        except (OperationalError, InterfaceError) as error:
-            raise TransientError(f"database: {type(error.orig).__name__}") from error
+        with _reached(), self.engine.begin() as conn:
+            yield Tx(conn, self.sealer, self.random, nudged)
         if nudged.is_set():
             self._work.set()
 
@@ -132,8 +129,12 @@ class Store:
         self._work.clear()
 
     def migrate(self, *, now: datetime) -> None:
-        """Bring the schema to this release and make sure there is a data key. Safe to run twice, also at once."""
-        with self.engine.connect() as conn:
+        """Bring the schema to this release and make sure there is a data key. Safe to run twice, also at once.
+
+        Raises:
+            TransientError: the database does not answer.
+        """
+        with _reached(), self.engine.connect() as conn:
             if self.postgres:
                 conn.execute(text("SELECT pg_advisory_lock(7283)"))
             try:
@@ -158,8 +159,9 @@ class Store:
 
         Raises:
             Defect: the schema was never made, or belongs to another key file.
+            TransientError: the database does not answer.
         """
-        with self.engine.connect() as conn:
+        with _reached(), self.engine.connect() as conn:
             if not inspect(conn).has_table("data_keys"):
                 raise Defect("the database is empty: run `zhika db migrate` (zhika up and zhika demo do it themselves)")
             self.sealer.load_data_keys({row.id: row.wrapped for row in conn.execute(select(t.data_keys))})
@@ -167,6 +169,16 @@ class Store:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    """The database's own trouble as an error that is tried again."""
+    try:
+        yield
+    except (OperationalError, InterfaceError) as error:
+        told = str(error.orig).strip().splitlines()[:1]
+        raise TransientError(f"database: {type(error.orig).__name__}: {' '.join(told)}") from error
 
 
 def _hear(raw: Any, seconds: float) -> None:

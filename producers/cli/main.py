@@ -1,0 +1,655 @@
+"""The command `zhika`. Data goes to stdout, talk to stderr; exit codes are in `errors`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from config import logs
+from config.settings import Settings, load
+from config.wiring import Installation
+from pipeline.clock import SHANGHAI
+from pipeline.errors import NotFound
+from pipeline.states import STAGES
+from producers.cli import errors
+
+app = typer.Typer(
+    name="zhika",
+    help="制卡 zhika: applications for social security cards become cards in people's hands.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+run_app = typer.Typer(no_args_is_help=True, help="One role, for supervisors and containers.", rich_markup_mode=None)
+application_app = typer.Typer(no_args_is_help=True, help="Applications.", rich_markup_mode=None)
+batch_app = typer.Typer(no_args_is_help=True, help="Batches of intake.", rich_markup_mode=None)
+stage_app = typer.Typer(no_args_is_help=True, help="Stages of the line.", rich_markup_mode=None)
+bundle_app = typer.Typer(no_args_is_help=True, help="Bundles of cards.", rich_markup_mode=None)
+outlet_app = typer.Typer(no_args_is_help=True, help="What outlets do.", rich_markup_mode=None)
+blank_app = typer.Typer(no_args_is_help=True, help="The stock of blanks.", rich_markup_mode=None)
+simulate_app = typer.Typer(no_args_is_help=True, help="Stand-ins for the world around.", rich_markup_mode=None)
+db_app = typer.Typer(no_args_is_help=True, help="The database.", rich_markup_mode=None)
+audit_app = typer.Typer(no_args_is_help=True, help="The audit log.", rich_markup_mode=None)
+custody_app = typer.Typer(no_args_is_help=True, help="Where cards are.", rich_markup_mode=None)
+event_app = typer.Typer(no_args_is_help=True, help="Events that left the system.", rich_markup_mode=None)
+for name, sub in (
+    ("run", run_app),
+    ("application", application_app),
+    ("batch", batch_app),
+    ("stage", stage_app),
+    ("bundle", bundle_app),
+    ("outlet", outlet_app),
+    ("blank", blank_app),
+    ("custody", custody_app),
+    ("event", event_app),
+    ("simulate", simulate_app),
+    ("db", db_app),
+    ("audit", audit_app),
+):
+    app.add_typer(sub, name=name)
+
+Output = Annotated[str, typer.Option("-o", "--output", help="table or json", metavar="FORMAT")]
+JsonFlag = Annotated[bool, typer.Option("--json", help="the same as -o json")]
+DataDir = Annotated[Path | None, typer.Option("--data", help="data directory (ZHIKA_DATA_DIR)")]
+
+
+def _settings(data: Path | None = None) -> Settings:
+    settings = load(**({"data_dir": data} if data is not None else {}))
+    logs.configure(settings.log_level)
+    return settings
+
+
+def _installation(data: Path | None = None) -> Installation:
+    return Installation(_settings(data))
+
+
+def _actor() -> str:
+    return f"cli:{os.environ.get('USER') or os.getuid()}"
+
+
+def _as_json(output: str, flag: bool) -> bool:
+    if output not in ("table", "json"):
+        raise typer.BadParameter("table or json", param_hint="-o")
+    return flag or output == "json"
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return str(value)
+
+
+def _console() -> Console:
+    """Tables keep their width where there is no terminal."""
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
+def _version() -> str:
+    try:
+        return version("zhika")
+    except PackageNotFoundError:
+        return "0"
+
+
+@app.callback()
+def root() -> None:
+    """制卡 zhika."""
+
+
+@app.command("version")
+def show_version() -> None:
+    """Print the release."""
+    print(_version())
+
+
+# -------------------------------------------------------------------------------------------------------------- demo
+
+
+@app.command()
+def demo(
+    applications: Annotated[int, typer.Option(min=5, max=5000, help="how many good applications")] = 60,
+    region: Annotated[str | None, typer.Option(help="only this region, e.g. wuhan")] = None,
+    seed: Annotated[int, typer.Option(help="the same seed makes the same people")] = 1,
+    faults: Annotated[str, typer.Option(help="faults of the bank, e.g. decline=0.02,timeout=0.01")] = "",
+    keep: Annotated[Path | None, typer.Option(help="keep the working files in this directory")] = None,
+    out: Annotated[Path, typer.Option(help="where the report goes")] = Path("out/demo"),
+    as_json: JsonFlag = False,
+) -> None:
+    """The whole story without any set-up: a sample of five regions, from the intake file to the card in the hand."""
+    from producers.cli.demo import Demo, NotQuiet
+
+    logs.configure("error")
+    console = Console(file=sys.stderr if as_json else sys.stdout)
+    if keep is not None and keep.exists() and any(keep.iterdir()):
+        raise typer.BadParameter(f"{keep} is not empty", param_hint="--keep")
+    with tempfile.TemporaryDirectory(prefix="zhika-demo-") as temporary:
+        story = Demo(
+            out=out,
+            work=keep or Path(temporary),
+            wanted=applications,
+            seed=seed,
+            region=region,
+            console=console,
+            faults=faults,
+        )
+        try:
+            summary = story.run()
+        except NotFound as error:
+            raise typer.BadParameter(str(error), param_hint="--region") from None
+        except NotQuiet as error:
+            _fail(str(error))
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--faults") from None
+    if as_json:
+        _print_json(summary)
+    else:
+        _tell(console, summary, out)
+    if not summary["ok"]:
+        raise typer.Exit(errors.FAILED)
+
+
+def _tell(console: Console, summary: dict[str, Any], out: Path) -> None:
+    blanks = summary["blanks"]
+    console.print(
+        f"{summary['rows']} 行 rows · {summary['applications']} 份申领 applications · {summary['rows_refused']} 行有误 wrong rows · "
+        f"{summary['duplicates_refused']} 重复 duplicate",
+        f"{summary['accounts_opened']} 个账户 accounts · {summary['cards_personalised']} 张卡 cards, "
+        f"{summary['cards_verified']} 已读回核对 read back · 空白卡 blanks {blanks['taken']} 领用 taken, {blanks['spoiled']} 报废 spoiled",
+        sep="\n",
+    )
+    for check, holds in summary["checks"].items():
+        console.print(f"  {'✓' if holds else '✗'} {check}")
+    console.print(f"{out / 'report.html'}  ·  {out / 'summary.json'}  ·  {out / 'faces'}/  ({summary['elapsed_s']} s)")
+
+
+def _fail(text: str) -> NoReturn:
+    print(f"zhika: {text}", file=sys.stderr)
+    raise typer.Exit(errors.FAILED)
+
+
+# ---------------------------------------------------------------------------------------------------------------- up
+
+
+@app.command()
+def up(
+    data: DataDir = None,
+    simulators: Annotated[bool, typer.Option("--simulators/--no-simulators", help="a simulated bank and outlets")] = True,
+    blanks: Annotated[int, typer.Option(min=0, help="virtual blanks put into an empty stock")] = 1000,
+    outlets: Annotated[bool, typer.Option("--outlets/--no-outlets", help="simulated couriers, clerks and applicants")] = False,
+    ready_file: Annotated[Path | None, typer.Option(help="also write the ready line to this file")] = None,
+    bank_bind: Annotated[str, typer.Option(help="where the simulated bank listens")] = "127.0.0.1:8710",
+    bank_faults: Annotated[str, typer.Option(help="faults of the simulated bank")] = "",
+) -> None:
+    """Everything on this machine: relay, timers, workers of all stages, file intake, and the simulators. Ends by SIGTERM or `zhika down`."""
+    from producers import up as machine
+
+    settings = _settings(data)
+    machine.up(
+        settings,
+        simulators=simulators,
+        outlets=outlets,
+        blanks=blanks,
+        ready_file=ready_file,
+        bank_bind=bank_bind,
+        bank_faults=bank_faults,
+        version=_version(),
+    )
+
+
+@app.command("down")
+def down_(data: DataDir = None) -> None:
+    """Stop what `zhika up` started, cleanly."""
+    from producers.supervisor import down
+    from producers.up import state_file
+
+    down(state_file(_settings(data)))
+
+
+@run_app.command("relay")
+def run_relay(data: DataDir = None) -> None:
+    """Ready rows become work orders."""
+    from producers import roles
+
+    roles.run_relay(_installation(data))
+
+
+@run_app.command("timers")
+def run_timers(data: DataDir = None) -> None:
+    """What time does by itself."""
+    from producers import roles
+
+    roles.run_timers(_installation(data))
+
+
+@run_app.command("worker")
+def run_worker(
+    stages: Annotated[str, typer.Option(help="comma-separated; all of them by default")] = ",".join(STAGES),
+    data: DataDir = None,
+) -> None:
+    """Works on stages."""
+    from producers import roles
+
+    wanted = [stage.strip() for stage in stages.split(",") if stage.strip()]
+    if unknown := [stage for stage in wanted if stage not in STAGES]:
+        raise typer.BadParameter(f"no stage {', '.join(unknown)}; there are {', '.join(STAGES)}", param_hint="--stages")
+    roles.run_worker(_installation(data), tuple(wanted))
+
+
+@run_app.command("file-intake")
+def run_file_intake(data: DataDir = None) -> None:
+    """Takes in batch files from a directory."""
+    from producers import roles
+
+    roles.run_file_intake(_installation(data))
+
+
+@simulate_app.command("bank")
+def simulate_bank(
+    bind: Annotated[str, typer.Option(help="host:port")] = "127.0.0.1:8710",
+    ledger: Annotated[Path, typer.Option(help="the bank's books")] = Path("bank-ledger.db"),
+    faults: Annotated[str, typer.Option(help="e.g. decline=0.02,timeout=0.01,late=0.05")] = "",
+    seed: Annotated[int, typer.Option()] = 1,
+) -> None:
+    """A cooperating bank on a port of its own."""
+    from producers.simulators.bank import serve
+
+    if load().env == "production":
+        _fail("simulators are refused in production")
+    try:
+        serve(bind, ledger, faults, seed)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+@simulate_app.command("outlets")
+def simulate_outlets(data: DataDir = None) -> None:
+    """Couriers, clerks and applicants that act by themselves."""
+    from producers import up as machine
+
+    machine.run_outlets(_installation(data))
+
+
+@simulate_app.command("intake")
+def simulate_intake(
+    directory: Annotated[Path, typer.Argument(help="where the files go")],
+    applications: Annotated[int, typer.Option(min=1, max=100_000)] = 60,
+    seed: Annotated[int, typer.Option()] = 1,
+    region: Annotated[str | None, typer.Option()] = None,
+) -> None:
+    """Sample batch files, as regional systems send them."""
+    from producers.simulators.intake import make_sample
+
+    installation = _installation()
+    today = installation.clock.now().astimezone(SHANGHAI).date()
+    sample = make_sample(
+        directory, applications=applications, seed=seed, policies=installation.policies, today=today, only=region
+    )
+    for path in sample.files:
+        print(path)
+
+
+# ------------------------------------------------------------------------------------------------------------ looking
+
+
+@app.command()
+def status(data: DataDir = None, output: Output = "table", as_json: JsonFlag = False, watch: bool = False) -> None:
+    """Counts by stage and status, roles, blanks, bank, events. Exit 69 when a role is down, or none is up."""
+    from producers.cli.status import render, snapshot
+
+    wants_json = _as_json(output, as_json)
+    installation = _installation(data)
+    while True:
+        seen = snapshot(installation, version=_version())
+        if wants_json:
+            _print_json(seen)
+        else:
+            _console().print(*render(seen), sep="\n")
+        if not watch:
+            break
+        time.sleep(2)
+    if not seen["ready"]:
+        raise typer.Exit(errors.DOWN)
+
+
+@application_app.command("show")
+def application_show(
+    name: Annotated[str, typer.Argument(metavar="ID", help="id, acceptance number or external reference")],
+    data: DataDir = None,
+    output: Output = "table",
+    as_json: JsonFlag = False,
+) -> None:
+    """One application with its timeline."""
+    from producers.cli.show import case, render
+
+    wants_json = _as_json(output, as_json)
+    seen = case(_installation(data), name)
+    if wants_json:
+        _print_json(seen)
+    else:
+        _console().print(*render(seen), sep="\n")
+
+
+@application_app.command("list")
+def application_list(
+    status_: Annotated[str | None, typer.Option("--status")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 50,
+    data: DataDir = None,
+) -> None:
+    """Ids of applications, oldest first."""
+    from pipeline.store import views
+
+    with _installation(data).store.transaction() as tx:
+        for application_id in views.application_ids(tx, status=status_, limit=limit):
+            print(application_id)
+
+
+@application_app.command("release")
+def application_release(
+    ids: Annotated[list[str], typer.Argument()],
+    reason: Annotated[str, typer.Option(help="why; it is written into the audit log")],
+    data: DataDir = None,
+) -> None:
+    """Held applications go back to the stage they left."""
+    from pipeline.services import operate
+
+    print(operate.release(_installation(data).context, ids, reason=reason, actor=_actor()))
+
+
+@application_app.command("cancel")
+def application_cancel(
+    application_id: Annotated[str, typer.Argument(metavar="ID")],
+    reason: Annotated[str, typer.Option(help="why; it is written into the audit log")],
+    data: DataDir = None,
+) -> None:
+    """Withdraw an application before its card is begun."""
+    from pipeline.services import operate
+
+    operate.cancel(_installation(data).context, application_id, reason=reason, actor=_actor())
+
+
+# ------------------------------------------------------------------------------------------------------------- intake
+
+
+@batch_app.command("upload")
+def batch_upload(
+    file: Annotated[Path, typer.Argument(help="ZIP, CSV or XLSX")],
+    source: Annotated[str, typer.Option(help="the system that sends it")] = "cli",
+    errors_to: Annotated[Path | None, typer.Option("--errors", "-O", help="write the error workbook here")] = None,
+    data: DataDir = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Take in a batch file. Wrong rows are listed; good rows go on. Exit 5 when some rows were wrong, 4 when the file was."""
+    from producers.file_intake import take_file, write_workbook
+
+    installation = _installation(data)
+    taken = take_file(installation.context, installation.policies, file, source=source, actor=_actor())
+    if errors_to is not None and taken.faults:
+        write_workbook(installation.context, installation.policies, file, errors_to, taken, source=source)
+    if as_json:
+        _print_json(taken.as_dict())
+    else:
+        known = "" if taken.new else "（此文件已接收过 this file was taken before）"
+        print(
+            f"{taken.batch_id} {known}\n{taken.rows} 行 rows: {taken.accepted} 接收 accepted, "
+            f"{taken.rejected} 有误 wrong, {taken.duplicate} 重复 duplicate"
+        )
+        for fault in taken.faults:
+            print(f"  第 {fault.row} 行 [{fault.column or '整行'}] {fault.code}: {fault.zh} / {fault.en}")
+    if taken.rejected or taken.duplicate:
+        raise typer.Exit(errors.PARTLY)
+
+
+@batch_app.command("show")
+def batch_show(batch_id: Annotated[str, typer.Argument(metavar="ID")], data: DataDir = None) -> None:
+    """One batch with its wrong rows, as JSON."""
+    from pipeline.store import batches
+
+    with _installation(data).store.transaction() as tx:
+        row = batches.get(tx, batch_id)
+        if row is None:
+            raise NotFound(f"没有批次 {batch_id}", f"no such batch: {batch_id}")
+        faults = batches.faults(tx, batch_id)
+    _print_json({**row._asdict(), "faults": [fault._asdict() for fault in faults]})
+
+
+@batch_app.command("list")
+def batch_list(data: DataDir = None) -> None:
+    """The newest batches, one JSON object a line."""
+    from pipeline.store import batches
+
+    with _installation(data).store.transaction() as tx:
+        for row in batches.listing(tx):
+            print(json.dumps(row._asdict(), ensure_ascii=False, default=_plain))
+
+
+# ---------------------------------------------------------------------------------------------------------- operating
+
+
+@stage_app.command("pause")
+def stage_pause(
+    stage: str, reason: Annotated[str, typer.Option(help="why; it is written into the audit log")], data: DataDir = None
+) -> None:
+    """Begin nothing of a stage any more; what runs, ends."""
+    from pipeline.services import operate
+
+    operate.pause(_installation(data).context, stage, reason=reason, actor=_actor())
+
+
+@stage_app.command("resume")
+def stage_resume(stage: str, data: DataDir = None) -> None:
+    """Let a paused stage go on."""
+    from pipeline.services import operate
+
+    operate.resume(_installation(data).context, stage, actor=_actor())
+
+
+@blank_app.command("receive")
+def blank_receive(
+    serials: Annotated[typer.FileText, typer.Argument(help="one serial a line, - for stdin")],
+    lot: Annotated[str, typer.Option()],
+    blank_type: Annotated[str, typer.Option("--type")] = "ssc2",
+    data: DataDir = None,
+) -> None:
+    """Put blanks into stock."""
+    from pipeline.services import operate
+
+    listed = [line.strip() for line in serials if line.strip()]
+    print(operate.receive_blanks(_installation(data).context, listed, blank_type=blank_type, lot=lot, actor=_actor()))
+
+
+@bundle_app.command("list")
+def bundle_list(
+    status_: Annotated[str, typer.Option("--status")] = "sealed", data: DataDir = None
+) -> None:
+    """Bundles of a status, one JSON object a line."""
+    from pipeline.store import custody
+
+    with _installation(data).store.transaction() as tx:
+        for row in custody.bundles(tx, status=status_):
+            print(json.dumps(row._asdict(), ensure_ascii=False, default=_plain))
+
+
+@bundle_app.command("seal")
+def bundle_seal(bundle_id: Annotated[str, typer.Argument(metavar="ID")], data: DataDir = None) -> None:
+    """Close a bundle before its time."""
+    from pipeline.services import custody
+
+    print(custody.seal_now(_installation(data).context, bundle_id, actor=_actor()))
+
+
+@bundle_app.command("ship")
+def bundle_ship(
+    bundle_id: Annotated[str, typer.Argument(metavar="ID")],
+    carrier: Annotated[str, typer.Option()] = "courier_1",
+    data: DataDir = None,
+) -> None:
+    """The courier takes a sealed bundle."""
+    from pipeline.services import custody
+
+    print(custody.ship(_installation(data).context, bundle_id, carrier=carrier, actor=_actor()))
+
+
+@bundle_app.command("receive")
+def bundle_receive(
+    bundle_id: Annotated[str, typer.Argument(metavar="ID")],
+    outlet: Annotated[str, typer.Option()],
+    seal_no: Annotated[str, typer.Option("--seal")],
+    card: Annotated[list[str] | None, typer.Option(help="a card that is there; all of them when none is named")] = None,
+    data: DataDir = None,
+) -> None:
+    """The outlet signs for a bundle."""
+    from dataclasses import asdict
+
+    from pipeline.services import custody
+
+    receipt = custody.receive(
+        _installation(data).context, bundle_id, outlet=outlet, seal_no=seal_no, received=card or None, actor=_actor()
+    )
+    _print_json(asdict(receipt))
+
+
+@outlet_app.command("ready")
+def outlet_ready(outlet: str, data: DataDir = None) -> None:
+    """Cards that wait at an outlet, one JSON object a line."""
+    from pipeline.store import views
+
+    with _installation(data).store.transaction() as tx:
+        for row in views.at_outlet(tx, outlet, statuses=("delivered", "notified", "uncollected", "recalled")):
+            print(json.dumps(row._asdict(), ensure_ascii=False, default=_plain))
+
+
+@outlet_app.command("notice")
+def outlet_notice(
+    card_id: Annotated[str, typer.Argument(metavar="CARD")],
+    outlet: Annotated[str, typer.Option()],
+    method: Annotated[str, typer.Option(help="sms, phone, letter, in_person or unit")] = "sms",
+    data: DataDir = None,
+) -> None:
+    """The applicant was told that the card is there."""
+    from pipeline.services import custody
+
+    if method not in ("sms", "phone", "letter", "in_person", "unit"):
+        raise typer.BadParameter("sms, phone, letter, in_person or unit", param_hint="--method")
+    due = custody.give_notice(_installation(data).context, card_id, outlet=outlet, method=method, actor=_actor())  # type: ignore[arg-type]
+    _print_json({"collect_by": due})
+
+
+@outlet_app.command("hand-over")
+def outlet_hand_over(
+    card_id: Annotated[str, typer.Argument(metavar="CARD")],
+    outlet: Annotated[str, typer.Option()],
+    serial: Annotated[str, typer.Option(help="as read from the card in hand")],
+    document_type: Annotated[str, typer.Option()] = "resident_id",
+    document_number_file: Annotated[
+        typer.FileText | None, typer.Option(help="holds the document's number; - for stdin")
+    ] = None,
+    by: Annotated[str, typer.Option(help="holder, guardian, proxy or unit")] = "holder",
+    fee_receipt: Annotated[str | None, typer.Option()] = None,
+    data: DataDir = None,
+) -> None:
+    """The card goes to its holder."""
+    from pipeline.services import custody
+
+    if by not in ("holder", "guardian", "proxy", "unit"):
+        raise typer.BadParameter("holder, guardian, proxy or unit", param_hint="--by")
+    number = document_number_file.read().strip() if document_number_file else ""
+    if not number:
+        raise typer.BadParameter("the number of the document that was shown", param_hint="--document-number-file")
+    handed = custody.hand_over(
+        _installation(data).context,
+        card_id,
+        outlet=outlet,
+        serial=serial,
+        taken_by=by,  # type: ignore[arg-type]
+        document_type=document_type,
+        document_number=number,
+        fee_receipt=fee_receipt,
+        actor=_actor(),
+    )
+    _print_json({"id": handed})
+
+
+@custody_app.command("balance")
+def custody_balance(data: DataDir = None, output: Output = "table", as_json: JsonFlag = False) -> None:
+    """Cards by place, from their rows and from the custody events. Exit 1 when they differ."""
+    from pipeline.store import custody
+
+    wants_json = _as_json(output, as_json)
+    with _installation(data).store.transaction() as tx:
+        by_row, by_event = custody.balance(tx)
+    balanced = by_row == by_event
+    if wants_json:
+        _print_json({"balanced": balanced, "places": by_row, "by_events": by_event, "total": sum(by_row.values())})
+    else:
+        table = Table("地点 place", "卡 cards", "按交接记录 by events")
+        for place in sorted(by_row | by_event):
+            table.add_row(place, str(by_row.get(place, 0)), str(by_event.get(place, 0)))
+        _console().print(table)
+    if not balanced:
+        raise typer.Exit(errors.FAILED)
+
+
+@event_app.command("tail")
+def event_tail(
+    after: Annotated[int, typer.Option(min=0, help="position to go on from")] = 0,
+    outlet: Annotated[str | None, typer.Option()] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
+    data: DataDir = None,
+) -> None:
+    """Events in the order of the feed, one CloudEvents document a line; the next cursor on stderr."""
+    from pipeline.store import outbox
+
+    with _installation(data).store.transaction() as tx:
+        page = outbox.feed(tx, after=after, limit=limit, outlet=outlet)
+    for event in page.events:
+        print(event.body.decode())
+    print(f"next: {page.cursor}", file=sys.stderr)
+
+
+@audit_app.command("verify")
+def audit_verify(data: DataDir = None) -> None:
+    """Walk the chain of the audit log. Exit 1 when it is broken."""
+    from pipeline.store import audit
+
+    with _installation(data).store.transaction() as tx:
+        found = audit.verify(tx)
+    _print_json({"ok": found.broken_at is None, "rows": found.rows, "unsealed": found.unsealed, "broken_at": found.broken_at})
+    if found.broken_at is not None:
+        raise typer.Exit(errors.FAILED)
+
+
+@db_app.command("migrate")
+def db_migrate(data: DataDir = None) -> None:
+    """Bring the schema to this release."""
+    _installation(data).store.close()
+
+
+def main() -> None:
+    """Entry point: errors of ours become a line and an exit code."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(errors.INTERRUPTED)
+    except Exception as error:  # noqa: BLE001 - `report` knows them all
+        sys.exit(errors.report(error))
+
+
+if __name__ == "__main__":
+    main()
+

@@ -1,0 +1,74 @@
+"""`zhika status`: what stands where."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.table import Table
+
+from config.wiring import Installation
+from pipeline.store import control, outbox, views
+
+UP_S = 10.0
+"""A role that gave no sign of life for so long is down."""
+
+
+def snapshot(installation: Installation, *, version: str) -> dict[str, Any]:
+    """The figures, as `-o json` prints them."""
+    now = installation.clock.now()
+    with installation.store.transaction() as tx:
+        roles = control.roles(tx)
+        stages = views.stages(tx)
+        statuses = views.by_status(tx)
+        in_time, late = views.deadlines(tx, now=now)
+        blanks = views.blanks(tx)
+        calls = views.calls(tx)
+        rows, since = outbox.waiting(tx)
+    up = [{"role": r.role, "up": (now - r.beat_at).total_seconds() < UP_S, "since": r.since, "pid": r.pid} for r in roles]
+    return {
+        "mode": "embedded" if installation.settings.embedded else "full",
+        "version": version,
+        "at": now,
+        "ready": bool(up) and all(role["up"] for role in up),
+        "roles": up,
+        "stages": [
+            {
+                "stage": s.stage,
+                "lane": s.lane,
+                "ready": s.ready,
+                "running": s.running,
+                "waiting": s.waiting,
+                "held": s.held,
+                "oldest_s": round((now - s.oldest).total_seconds(), 1) if s.oldest else None,
+                "paused": s.paused,
+            }
+            for s in stages
+        ],
+        "applications": statuses,
+        "deadlines": {"in_time": in_time, "late": late},
+        "blanks": [{"type": b.type, "location": b.location, "state": b.state, "count": b.n} for b in blanks],
+        "bank": {"pending": calls.get("pending", 0), "unknown": calls.get("unknown", 0), "done": calls.get("done", 0)},
+        "outbox": {"rows": rows, "lag_s": round((now - since).total_seconds(), 1) if since else 0.0},
+    }
+
+
+def render(seen: dict[str, Any]) -> list[Any]:
+    """The same for a terminal."""
+    stages = Table("环节 stage", "通道 lane", "就绪 ready", "处理中 running", "等待 waiting", "挂起 held", "最久 oldest", title="环节 Stages")
+    for s in seen["stages"]:
+        if s["ready"] or s["running"] or s["waiting"] or s["held"] or s["paused"]:
+            name = f"{s['stage']} ⏸" if s["paused"] else s["stage"]
+            oldest = f"{s['oldest_s']:.0f} s" if s["oldest_s"] is not None else ""
+            stages.add_row(name, s["lane"], str(s["ready"]), str(s["running"]), str(s["waiting"]), str(s["held"]), oldest)
+    statuses = Table("状态 status", "申领 applications", title="申领 Applications")
+    for name, count in seen["applications"].items():
+        statuses.add_row(name, str(count))
+    roles = Table("角色 role", "", "进程 pid", title="进程 Roles")
+    for role in seen["roles"]:
+        roles.add_row(role["role"], "✓ up" if role["up"] else "✗ down", str(role["pid"]))
+    blanks = ", ".join(f"{b['state']} {b['count']}" for b in seen["blanks"]) or "–"
+    tail = (
+        f"空白卡 blanks: {blanks} · 银行 bank: {seen['bank']['unknown']} 未知 unknown, {seen['bank']['pending']} 待回 pending"
+        f" · 事件 events: {seen['outbox']['rows']} · 超期 late: {seen['deadlines']['late']}"
+    )
+    return [stages, statuses, roles, tail]

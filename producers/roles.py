@@ -1,0 +1,122 @@
+"""What one process of an installation does: a role of `zhika run`. Each says in the database that it is alive."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from types import FrameType
+
+from config import metrics
+from config.wiring import Installation
+from pipeline.errors import TransientError
+from pipeline.states import STAGES
+from pipeline.store import control
+from producers.file_intake import Watcher
+from producers.relay import Relay
+from producers.supervisor import end_with_supervisor
+from producers.timers import Timers
+from workers import actors
+from workers.app import worker
+from workers.broker import make_broker
+
+log = logging.getLogger("zhika.roles")
+BEAT_S = 2.0
+
+CHUNKS: dict[str, int] = {"validation": 200, "photo": 8, "account": 20, "personalisation": 8, "dispatch": 200, "collection": 200}
+"""How many ids a work order of each stage carries (a stage's own `chunk`, for a process that has no stages)."""
+
+
+def stop_on_signals() -> threading.Event:
+    """An event that SIGTERM and SIGINT set, or the end of the supervisor."""
+    stopping = threading.Event()
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        stopping.set()
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
+    end_with_supervisor(stopping)
+    return stopping
+
+
+@contextmanager
+def alive(installation: Installation, role: str, stopping: threading.Event) -> Iterator[None]:
+    """Say that this role is up, again and again, for the length of the block."""
+    store, clock = installation.store, installation.clock
+    with store.transaction() as tx:
+        control.restart(tx, role, pid=os.getpid(), now=clock.now())
+
+    def beat() -> None:
+        while not stopping.wait(BEAT_S):
+            try:
+                with store.transaction() as tx:
+                    control.beat(tx, role, pid=os.getpid(), now=clock.now())
+            except TransientError as error:
+                log.warning("no sign of life could be given: %s", error)
+
+    thread = threading.Thread(target=beat, name="beat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join(5)
+        try:
+            with store.transaction() as tx:
+                control.leave(tx, role)
+        except TransientError:
+            log.warning("%s ends without saying so: the database is away", role)
+
+
+def run_relay(installation: Installation) -> None:
+    """Be the relay until told to stop."""
+    stopping = stop_on_signals()
+    settings = installation.settings
+    broker = make_broker(settings.broker.url, quorum=settings.broker.quorum)
+    actors.declare(broker, actors.nothing)
+    relay = Relay(
+        context=installation.context,
+        broker=broker,
+        chunks=CHUNKS,
+        window=settings.workers.window,
+        lease=timedelta(seconds=settings.workers.order_lease_s),
+    )
+    with alive(installation, "relay", stopping):
+        relay.run(stopping)
+    broker.close()
+
+
+def run_timers(installation: Installation) -> None:
+    """Be the timers until told to stop; serves the metrics that only the database knows."""
+    stopping = stop_on_signals()
+    if installation.settings.metrics.bind:
+        metrics.serve(installation.settings.metrics.bind)
+    with alive(installation, "timers", stopping):
+        Timers(context=installation.context).run(stopping)
+
+
+def run_worker(installation: Installation, stages: Sequence[str]) -> None:
+    """Be a worker of some stages until told to stop."""
+    stopping = stop_on_signals()
+    role = "worker:" + ("all" if tuple(stages) == STAGES else "+".join(stages))
+    if "personalisation" in stages:
+        role = f"{role}@{installation.settings.encoders.station}"
+    with alive(installation, role, stopping), worker(installation, stages):
+        stopping.wait()
+
+
+def run_file_intake(installation: Installation) -> None:
+    """Take in files until told to stop."""
+    stopping = stop_on_signals()
+    watcher = Watcher(
+        context=installation.context, policies=installation.policies, directory=installation.settings.intake_dir
+    )
+    with alive(installation, "file-intake", stopping):
+        watcher.run(stopping)
+
+

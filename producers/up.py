@@ -1,0 +1,200 @@
+"""An installation on one machine: one process when it is embedded, supervised processes otherwise."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from config import metrics
+from config.settings import Settings
+from config.wiring import Installation
+from pipeline.errors import Defect, Refused, TransientError
+from pipeline.services import operate
+from pipeline.states import STAGES
+from pipeline.store import control, stock
+from producers.embedded import embedded
+from producers.file_intake import Watcher
+from producers.roles import alive, stop_on_signals
+from producers.simulators.bank import BankServer
+from producers.simulators.outlet import Outlets, nine_in_ten
+from producers.supervisor import Child, Supervisor
+
+log = logging.getLogger("zhika.up")
+READY_S = 60.0
+
+
+def state_file(settings: Settings) -> Path:
+    """Says who runs, for `zhika down`."""
+    return settings.data_dir / "up.json"
+
+
+def up(
+    settings: Settings,
+    *,
+    simulators: bool,
+    outlets: bool,
+    blanks: int,
+    ready_file: Path | None,
+    bank_bind: str,
+    bank_faults: str,
+    version: str,
+) -> None:
+    """Run until SIGTERM; prints one line of JSON once everything is ready.
+
+    Raises:
+        Conflict: it runs already.
+        Defect: simulators are asked for in production, or the parts did not come up.
+    """
+    if settings.env == "production" and (simulators or outlets):
+        raise Defect("simulators are refused in production: use --no-simulators")
+    metrics.BUILD.labels(version, "embedded" if settings.embedded else "full").set(1)
+    installation = Installation(settings)
+    _stock_up(installation, blanks if simulators else 0)
+    bank_url = f"http://{bank_bind}" if simulators and not settings.banks else None
+    line = {"ready": True, "api": None, "console": None, "outlet": None, "metrics": settings.metrics.bind or None}
+    line |= {"bank": bank_url, "intake": str(settings.intake_dir), "mode": "embedded" if settings.embedded else "full"}
+    if settings.embedded:
+        _embedded(settings, bank_bind if bank_url else None, bank_faults, outlets, lambda: _announce(line, ready_file))
+    else:
+        installation.close()
+        _supervised(settings, bank_bind if bank_url else None, bank_faults, outlets, lambda: _announce(line, ready_file))
+
+
+def _stock_up(installation: Installation, count: int) -> None:
+    """Virtual blanks for an installation that has none at all."""
+    with installation.store.transaction() as tx:
+        empty = not stock.balance(tx)
+    if empty and count:
+        serials = [f"VIRT{n:06d}" for n in range(1, count + 1)]
+        operate.receive_blanks(installation.context, serials, blank_type="ssc2", lot="VIRTUAL-1", actor="zhika up")
+
+
+def _announce(line: Mapping[str, Any], ready_file: Path | None) -> None:
+    text = json.dumps(line, ensure_ascii=False)
+    print(text, flush=True)
+    if ready_file is not None:
+        part = ready_file.with_name(ready_file.name + ".part")
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(ready_file)
+
+
+def _embedded(
+    settings: Settings, bank_bind: str | None, bank_faults: str, outlets: bool, ready: Callable[[], None]
+) -> None:
+    stopping = stop_on_signals()
+    state = state_file(settings)
+    with ExitStack() as stack:
+        if bank_bind is not None:
+            books = settings.data_dir / "bank-ledger.db"
+            bank = stack.enter_context(BankServer(bank_bind, ledger_path=books, faults=bank_faults))
+            settings = settings.model_copy(update={"banks": _banks(bank.url)})
+        installation = Installation(settings)
+        stack.callback(installation.close)
+        stack.enter_context(embedded(installation))
+        stack.enter_context(alive(installation, "embedded", stopping))
+        watcher = Watcher(context=installation.context, policies=installation.policies, directory=settings.intake_dir)
+        helpers = [threading.Thread(target=watcher.run, args=(stopping,), name="file-intake", daemon=True)]
+        if outlets:
+            helpers.append(threading.Thread(target=live, args=(installation, stopping), name="outlets", daemon=True))
+        for helper in helpers:
+            helper.start()
+        state.write_text(json.dumps({"pid": os.getpid(), "children": {}}) + "\n")
+        stack.callback(lambda: state.unlink(missing_ok=True))
+        ready()
+        stopping.wait()
+        for helper in helpers:
+            helper.join(30)
+
+
+def _banks(url: str) -> dict[str, Any]:
+    from config.settings import Bank
+
+    return {"default": Bank(url=url)}
+
+
+def _supervised(
+    settings: Settings, bank_bind: str | None, bank_faults: str, outlets: bool, ready: Callable[[], None]
+) -> None:
+    environment = {"ZHIKA_DATA_DIR": str(settings.data_dir.resolve())}
+    children = [Child("relay", ["run", "relay"]), Child("timers", ["run", "timers"])]
+    if bank_bind is not None:
+        books = str(settings.data_dir / "bank-ledger.db")
+        arguments = ["simulate", "bank", "--bind", bank_bind, "--ledger", books, "--faults", bank_faults]
+        children.append(Child("bank", arguments))
+        environment["ZHIKA_BANKS__DEFAULT__URL"] = f"http://{bank_bind}"
+    children += [Child(f"worker:{stage}", ["run", "worker", "--stages", stage]) for stage in STAGES]
+    children.append(Child("file-intake", ["run", "file-intake"]))
+    if outlets:
+        children.append(Child("outlets", ["simulate", "outlets"]))
+    supervisor = Supervisor(children=children, environment=environment, state=state_file(settings))
+    supervisor.stopping = stop_on_signals()
+    supervisor.start()
+    thread = threading.Thread(target=_announce_when_up, args=(settings, supervisor, bank_bind, ready), daemon=True)
+    thread.start()
+    supervisor.watch()
+
+
+def _announce_when_up(
+    settings: Settings, supervisor: Supervisor, bank_bind: str | None, ready: Callable[[], None]
+) -> None:
+    """Say so once every role has given a sign of life."""
+    installation = Installation(settings)
+    wanted = len(supervisor.children) - (bank_bind is not None)
+    until = time.monotonic() + READY_S
+    try:
+        while time.monotonic() < until and not supervisor.stopping.is_set():
+            now = installation.clock.now()
+            try:
+                with installation.store.transaction() as tx:
+                    fresh = [r for r in control.roles(tx) if (now - r.beat_at).total_seconds() < 5]
+            except TransientError:
+                fresh = []
+            if len(fresh) >= wanted and (bank_bind is None or _answers(bank_bind)):
+                ready()
+                return
+            time.sleep(0.2)
+        if not supervisor.stopping.is_set():
+            print(f"zhika: not every role came up within {READY_S:.0f} s; see the log", file=sys.stderr)
+            supervisor.stopping.set()
+    finally:
+        installation.close()
+
+
+def _answers(bind: str) -> bool:
+    host, _, port = bind.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def run_outlets(installation: Installation) -> None:
+    """Be the people at the other end until told to stop."""
+    stopping = stop_on_signals()
+    with alive(installation, "outlets", stopping):
+        live(installation, stopping)
+
+
+def live(installation: Installation, stopping: threading.Event) -> None:
+    """Fetch, sign, tell and collect whatever there is, once a second."""
+    people = Outlets(context=installation.context, comes=nine_in_ten)
+    while not stopping.wait(1.0):
+        try:
+            people.collect_at_centre()
+            people.ship()
+            people.receive()
+            people.collect()
+            people.give_notices()
+            people.send_back()
+        except (TransientError, Refused) as error:
+            log.warning("outlets: %s", error)
