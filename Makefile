@@ -16,7 +16,7 @@ help: ## this list
 
 $(VENV)/.base: pyproject.toml requirements/base.lock
 	@echo "setting up (once, about a minute)"
-	@test -x $(BIN)/python || $(PY) -m venv $(VENV) || (echo "python3-venv is missing: apt-get install python3-venv" && false)
+	@test -x $(BIN)/pip || PY=$(PY) deploy/venv.sh $(VENV)
 	@$(BIN)/pip install --quiet --require-hashes --requirement requirements/base.lock
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 	@touch $@

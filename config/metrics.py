@@ -1,8 +1,21 @@
-"""Metrics: what a process counts. Labels are bounded; never an id of a person, application or card."""
+"""Metrics: what a process counts. Labels are bounded; never an id of a person, application or card.
+
+Where several processes make one installation they share `PROMETHEUS_MULTIPROC_DIR`, and the timers serve the sum of all.
+"""
 
 from __future__ import annotations
 
-from prometheus_client import Counter, Gauge, Histogram, start_http_server
+import logging
+import os
+from functools import partial
+
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Histogram, start_http_server
+from prometheus_client import Gauge as _Gauge
+from prometheus_client.multiprocess import MultiProcessCollector
+
+log = logging.getLogger("zhika.metrics")
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+Gauge = partial(_Gauge, multiprocess_mode="mostrecent")
 
 OUTCOMES = Counter("zhika_stage_outcomes", "Outcomes of stages", ["stage", "lane", "outcome"])
 RUN_SECONDS = Histogram(
@@ -25,13 +38,19 @@ BUILD = Gauge("zhika_build_info", "The running release", ["version", "mode"])
 
 
 def serve(bind: str) -> None:
-    """Serve the metrics of this process at `host:port`.
+    """Serve the metrics of the installation at `host:port`; a port that cannot be had is a warning, since the line goes on.
 
     Raises:
         ValueError: not host:port.
-        OSError: the port cannot be had.
     """
     host, colon, port = bind.rpartition(":")
     if not colon or not port.isdigit():
         raise ValueError(f"ZHIKA_METRICS__BIND is host:port, not {bind!r}")
-    start_http_server(int(port), addr=host)
+    registry = REGISTRY
+    if os.environ.get(SHARED):
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+    try:
+        start_http_server(int(port), addr=host, registry=registry)
+    except OSError as error:
+        log.warning("metrics are not served at %s: %s", bind, error.strerror)

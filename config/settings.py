@@ -97,9 +97,17 @@ class Encoders(_Group):
 
 
 class Metrics(_Group):
-    """Where metrics are served, `host:port`; empty for nowhere."""
+    """Where the timers serve the installation's metrics, `host:port`; empty for nowhere."""
 
-    bind: str = ""
+    bind: str = "127.0.0.1:8701"
+
+    @field_validator("bind")
+    @classmethod
+    def _host_and_port(cls, bind: str) -> str:
+        host, colon, port = bind.rpartition(":")
+        if bind and not (colon and host and port.isascii() and port.isdigit() and int(port) < 65536):
+            raise ValueError("must be host:port, or empty for nowhere")
+        return bind
 
 
 class FileIntake(_Group):

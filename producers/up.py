@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import socket
 import sys
 import threading
@@ -109,6 +110,8 @@ def _embedded(
             helper.start()
         state.write_text(json.dumps({"pid": os.getpid(), "children": {}}) + "\n")
         stack.callback(lambda: state.unlink(missing_ok=True))
+        if settings.metrics.bind:
+            metrics.serve(settings.metrics.bind)
         ready()
         stopping.wait()
         for helper in helpers:
@@ -124,7 +127,10 @@ def _banks(url: str) -> dict[str, Any]:
 def _supervised(
     settings: Settings, bank_bind: str | None, bank_faults: str, outlets: bool, ready: Callable[[], None]
 ) -> None:
-    environment = {"ZHIKA_DATA_DIR": str(settings.data_dir.resolve())}
+    shared = settings.data_dir.resolve() / "metrics"
+    shutil.rmtree(shared, ignore_errors=True)
+    shared.mkdir(parents=True)
+    environment = {"ZHIKA_DATA_DIR": str(settings.data_dir.resolve()), metrics.SHARED: str(shared)}
     children = [Child("relay", ["run", "relay"]), Child("timers", ["run", "timers"])]
     if bank_bind is not None:
         books = str(settings.data_dir / "bank-ledger.db")

@@ -112,7 +112,10 @@ class Intent:
 
 @runtime_checkable
 class Acting(Protocol):
-    """A request that acts on the world. `intent` None: it only asks (reconciliation), nothing to commit."""
+    """A request that acts on the world. `intent` None: it only asks (reconciliation), nothing to commit.
+
+    A request without the attribute never acts.
+    """
 
     @property
     def intent(self) -> Intent | None: ...

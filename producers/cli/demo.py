@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import shutil
 import time
@@ -13,7 +12,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -23,6 +21,7 @@ from config.wiring import Installation
 from pipeline.clock import SHANGHAI, VirtualClock
 from pipeline.errors import NotFound
 from pipeline.person import mask_name, mask_number
+from pipeline.photo.thumbnail import thumbnail
 from pipeline.services import operate
 from pipeline.states import public_status
 from pipeline.store import applications, audit, custody, outbox, stock, views
@@ -36,6 +35,8 @@ from producers.simulators.outlet import Outlets, nine_in_ten
 START = datetime(2026, 3, 2, 9, 0, tzinfo=SHANGHAI)
 """Monday morning in an ordinary week of a year whose holidays are published."""
 THUMBNAIL_PX = 260
+UNREADABLE_BYTES = 1000
+"""What the report gets of an upload that is no picture: enough to say so."""
 SPOILS = frozenset({7})
 """Which blank of the box fails while it is written."""
 
@@ -334,13 +335,4 @@ def _thumbnail(installation: Installation, name: str | None) -> bytes | None:
         data = installation.objects.get(name)
     except NotFound:
         return None
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.draft("RGB", (THUMBNAIL_PX * 2, THUMBNAIL_PX * 2))
-            small = image.convert("RGB")
-            small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX))
-            out = io.BytesIO()
-            small.save(out, "JPEG", quality=82)
-            return out.getvalue()
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return data[:1000]
+    return thumbnail(data, side_px=THUMBNAIL_PX) or data[:UNREADABLE_BYTES]

@@ -1,0 +1,38 @@
+"""A small picture of any upload, for people to look at: decoded as safely as the photo stage does."""
+
+from __future__ import annotations
+
+import io
+
+from pipeline.photo.decode import decode
+from pipeline.photo.findings import Finding
+from pipeline.photo.profile import InputLimits
+from pipeline.photo.sniff import sniff
+
+QUALITY = 82
+LIMITS = InputLimits(
+    formats=("jpeg", "png"),
+    bytes_max=20_000_000,
+    pixels_max=100_000_000,
+    pixels_max_undraftable=25_000_000,
+    side_max_px=20_000,
+    short_side_min_px=1,
+    scans_max=100,
+    draft_short_side_px=1,
+)
+"""What is shown to people: whatever the decoder can open within these bounds."""
+
+
+def thumbnail(data: bytes, *, side_px: int) -> bytes | None:
+    """A JPEG that fits a square of `side_px`, or None when the bytes are no picture we decode."""
+    header = sniff(data, limits=LIMITS)
+    if isinstance(header, Finding):
+        return None
+    decoded = decode(data, header, short_side_px=side_px)
+    if isinstance(decoded, Finding):
+        return None
+    small = decoded.image.convert("RGB")
+    small.thumbnail((side_px, side_px))
+    out = io.BytesIO()
+    small.save(out, "JPEG", quality=QUALITY)
+    return out.getvalue()
