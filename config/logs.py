@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
+import traceback
+from collections.abc import Iterator
 
 import structlog
 
@@ -17,6 +19,7 @@ def configure(level: str = "info", *, role: str = "") -> None:
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _without_text,
     ]
     on_terminal = sys.stderr.isatty()
     render: structlog.typing.Processor = (
@@ -42,3 +45,24 @@ def configure(level: str = "info", *, role: str = "") -> None:
     )
     if role:
         structlog.contextvars.bind_contextvars(role=role)
+
+
+def _without_text(
+    _logger: structlog.typing.WrappedLogger, _method: str, event: structlog.typing.EventDict
+) -> structlog.typing.EventDict:
+    """An exception as what it is and where it was raised. Its text stays out: a database quotes parameters in it."""
+    given = event.pop("exc_info", None)
+    error = given[1] if isinstance(given, tuple) else sys.exc_info()[1] if given is True else given
+    if isinstance(error, BaseException):
+        event["raised"] = list(_told(error))
+    return event
+
+
+def _told(error: BaseException) -> Iterator[str]:
+    """Type and frames, the innermost cause last."""
+    yield f"{type(error).__module__}.{type(error).__qualname__}"
+    for frame in traceback.extract_tb(error.__traceback__):
+        yield f"  {frame.filename}:{frame.lineno} {frame.name}"
+    cause = error.__cause__ or error.__context__
+    if cause is not None:
+        yield from _told(cause)

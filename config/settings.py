@@ -29,7 +29,7 @@ class _Group(BaseModel):
 class Database(_Group):
     """`sqlite:///file` (one process) or `postgresql://user:password@host/name`."""
 
-    url: str = "sqlite:///zhika.db"
+    url: str
 
     @field_validator("url")
     @classmethod
@@ -127,7 +127,7 @@ class Settings(BaseSettings):
     data_dir: Path = Path("zhika-data")
     key_file: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    database: Database = Database()
+    database: Database = Field(default_factory=lambda known: Database(url=f"sqlite:///{known['data_dir'] / 'zhika.db'}"))
     broker: Broker = Broker()
     banks: dict[str, Bank] = {}
     accounts: Accounts = Accounts()
@@ -173,14 +173,32 @@ class Settings(BaseSettings):
         return self.key_file or self.data_dir / "installation.key"
 
 
-def load(**given: object) -> Settings:
-    """Read the configuration.
+class OnlyGiven(Settings):
+    """Settings that neither the environment nor a file has a say in."""
+
+    model_config = SettingsConfigDict(toml_file=None)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del settings_cls, env_settings, dotenv_settings, file_secret_settings
+        return (init_settings,)
+
+
+def load(kind: type[Settings] = Settings, /, **given: object) -> Settings:
+    """Read the configuration; `given` goes before what is read.
 
     Raises:
         BadConfiguration: a value cannot be used.
     """
     try:
-        return Settings(**given)  # type: ignore[arg-type]
+        return kind(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         problems = []
         for item in error.errors(include_url=False, include_input=False):

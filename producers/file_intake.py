@@ -70,9 +70,13 @@ def take_file(
         done = batch.next_row
         progress(done, file.rows)
         if batch.status == "processing":
-            for rows in _stretches(file, policies, source, start=done):
-                done = _take_stretch(context, batch.id, rows, at=done, actor=actor)
-                progress(done, file.rows)
+            while done < file.rows:
+                for rows in _stretches(file, policies, source, start=done):
+                    expected = done + len(rows)
+                    done = _take_stretch(context, batch.id, rows, at=done, actor=actor)
+                    progress(done, file.rows)
+                    if done != expected:  # another process takes the same file: go on from where it has come to
+                        break
             with context.store.transaction() as tx:
                 batches.complete(tx, batch.id, now=context.now())
     with context.store.transaction() as tx:
@@ -188,6 +192,8 @@ class Watcher:
                     log.warning("a file waits: %s", error)
                 except OSError as error:
                     log.error("a file cannot be moved or read: %s", type(error).__name__)
+                except Exception as error:
+                    log.error("a file waits for a fault to be mended: %s", type(error).__name__, exc_info=True)
             stopping.wait(1.0)
 
     def ripe(self) -> list[Path]:

@@ -59,7 +59,7 @@ class Relay:
     def _publish(self, stage: str, lane: Lane, *, limit: int, chunk: int) -> int:
         token = f"relay/{secrets.token_hex(8)}"
         now = self.context.now()
-        with self.context.store.transaction() as tx:
+        with self.context.store.transaction(hint=True) as tx:
             rows = applications.lease_ready(
                 tx, stage=stage, lane=lane, limit=limit, token=token, now=now, until=now + self.lease
             )
@@ -70,7 +70,7 @@ class Relay:
         for n, order in enumerate(orders):
             try:
                 self._send(order)
-            except BrokerError as error:
+            except Exception as error:
                 left = [i for rest in orders[n:] for i in rest.ids]
                 log.warning("the broker did not take %d rows of %s: %s", len(left), stage, type(error).__name__)
                 metrics.PUBLISHED.labels("refused").inc(len(orders) - n)

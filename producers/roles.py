@@ -40,7 +40,7 @@ def stop_on_signals() -> threading.Event:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    end_with_supervisor(stopping)
+    end_with_supervisor(stopping.set)
     return stopping
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -45,17 +45,7 @@ class Supervisor:
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
-        """Start every child.
-
-        Raises:
-            Conflict: an installation runs here already.
-        """
-        if (running := self.running(self.state)) is not None:
-            raise Conflict(
-                f"此数据目录已有运行中的实例（进程 {running}），请先执行 zhika down",
-                f"an installation runs on this data directory already (process {running}): zhika down first",
-                code="already-up",
-            )
+        """Start every child."""
         for child in self.children:
             self._spawn(child)
         self._write()
@@ -117,10 +107,32 @@ class Supervisor:
         """The supervisor that wrote `state`, if it lives."""
         try:
             pid = int(json.loads(state.read_text())["pid"])
-            command = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        return pid if b"zhika" in command or b"producers.cli" in command else None
+        return pid if _is_ours(pid) else None
+
+
+def refuse_second(state: Path) -> None:
+    """Make sure that nothing runs here.
+
+    Raises:
+        Conflict: an installation runs here already.
+    """
+    if (running := Supervisor.running(state)) is not None:
+        raise Conflict(
+            f"此数据目录已有运行中的实例（进程 {running}），请先执行 zhika down",
+            f"an installation runs on this data directory already (process {running}): zhika down first",
+            code="already-up",
+        )
+
+
+def _is_ours(pid: int) -> bool:
+    """Whether a process lives and is one of zhika's; one that has ended and waits for its parent is not."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
+    return b"zhika" in command or b"producers.cli" in command
 
 
 def down(state: Path, *, timeout_s: float = GRACE_S + 10) -> None:
@@ -136,23 +148,23 @@ def down(state: Path, *, timeout_s: float = GRACE_S + 10) -> None:
     os.kill(pid, signal.SIGTERM)
     until = time.monotonic() + timeout_s
     while time.monotonic() < until:
-        if Supervisor.running(state) is None:
+        if not _is_ours(pid):
             return
         time.sleep(0.1)
     raise Conflict(f"进程 {pid} 未在规定时间内结束", f"process {pid} did not end within {timeout_s:.0f} s", code="not-stopped")
 
 
-def end_with_supervisor(stopping: threading.Event) -> None:
-    """In a child: stop when the supervisor is gone, so that a killed supervisor leaves nobody behind."""
+def end_with_supervisor(end: Callable[[], object]) -> None:
+    """In a child: call `end` when the supervisor is gone, so that a killed supervisor leaves nobody behind."""
     given = os.environ.get("ZHIKA_SUPERVISOR")
     if given is None:
         return
     parent = int(given)
 
     def watch() -> None:
-        while not stopping.wait(1.0):
-            if os.getppid() != parent:
-                log.warning("the supervisor is gone; ending")
-                stopping.set()
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        log.warning("the supervisor is gone; ending")
+        end()
 
     threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()

@@ -7,27 +7,26 @@ import logging
 import os
 import shutil
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
 from config import metrics
 from config.settings import Settings
 from config.wiring import Installation
-from pipeline.errors import Defect, Refused, TransientError
+from pipeline.errors import Conflict, Defect, Refused, TransientError
 from pipeline.services import operate
 from pipeline.states import STAGES
 from pipeline.store import control, stock
-from producers.embedded import embedded
+from producers.embedded import embedded, only_process
 from producers.file_intake import Watcher
 from producers.roles import alive, stop_on_signals
 from producers.simulators.bank import BankServer
 from producers.simulators.outlet import Outlets, nine_in_ten
-from producers.supervisor import Child, Supervisor
+from producers.supervisor import Child, Supervisor, refuse_second
 
 log = logging.getLogger("zhika.up")
 READY_S = 60.0
@@ -52,21 +51,26 @@ def up(
     """Run until SIGTERM; prints one line of JSON once everything is ready.
 
     Raises:
-        Conflict: it runs already.
+        Conflict: it runs already, another process runs on the same SQLite file, or the bank's port is taken.
+        Refused: `bank_bind` is not host:port.
         Defect: simulators are asked for in production, or the parts did not come up.
     """
     if settings.env == "production" and (simulators or outlets):
         raise Defect("simulators are refused in production: use --no-simulators")
     metrics.BUILD.labels(version, "embedded" if settings.embedded else "full").set(1)
-    installation = Installation(settings)
-    _stock_up(installation, blanks if simulators else 0)
+    with only_process(settings.database.url), closing(Installation(settings)) as installation:
+        _stock_up(installation, blanks if simulators else 0)
+    refuse_second(state_file(settings))
+    if ready_file is not None:
+        ready_file.unlink(missing_ok=True)
     bank_url = f"http://{bank_bind}" if simulators and not settings.banks else None
+    if bank_url is not None:
+        _refuse_taken(bank_bind)
     line = {"ready": True, "api": None, "console": None, "outlet": None, "metrics": settings.metrics.bind or None}
     line |= {"bank": bank_url, "intake": str(settings.intake_dir), "mode": "embedded" if settings.embedded else "full"}
     if settings.embedded:
         _embedded(settings, bank_bind if bank_url else None, bank_faults, outlets, lambda: _announce(line, ready_file))
     else:
-        installation.close()
         _supervised(settings, bank_bind if bank_url else None, bank_faults, outlets, lambda: _announce(line, ready_file))
 
 
@@ -77,6 +81,21 @@ def _stock_up(installation: Installation, count: int) -> None:
     if empty and count:
         serials = [f"VIRT{n:06d}" for n in range(1, count + 1)]
         operate.receive_blanks(installation.context, serials, blank_type="ssc2", lot="VIRTUAL-1", actor="zhika up")
+
+
+def _refuse_taken(bind: str) -> None:
+    """Make sure that the simulated bank can listen there: another's bank must not be taken for it."""
+    host, _, port = bind.rpartition(":")
+    try:
+        socket.create_server((host, int(port))).close()
+    except (ValueError, OverflowError):
+        raise Refused("--bank-bind 应写成 主机:端口", "--bank-bind is written host:port", code="bad-bind") from None
+    except OSError:
+        raise Conflict(
+            f"{bind} 无法监听，可能已被占用；请用 --bank-bind 另选端口",
+            f"cannot listen on {bind}, somebody may do so already: choose another port with --bank-bind",
+            code="port-taken",
+        ) from None
 
 
 def _announce(line: Mapping[str, Any], ready_file: Path | None) -> None:
@@ -94,6 +113,7 @@ def _embedded(
     stopping = stop_on_signals()
     state = state_file(settings)
     with ExitStack() as stack:
+        stack.callback(lambda: state.unlink(missing_ok=True))  # last of all: who sees it gone may start anew
         if bank_bind is not None:
             books = settings.data_dir / "bank-ledger.db"
             bank = stack.enter_context(BankServer(bank_bind, ledger_path=books, faults=bank_faults))
@@ -109,7 +129,6 @@ def _embedded(
         for helper in helpers:
             helper.start()
         state.write_text(json.dumps({"pid": os.getpid(), "children": {}}) + "\n")
-        stack.callback(lambda: state.unlink(missing_ok=True))
         if settings.metrics.bind:
             metrics.serve(settings.metrics.bind)
         ready()
@@ -144,15 +163,22 @@ def _supervised(
     supervisor = Supervisor(children=children, environment=environment, state=state_file(settings))
     supervisor.stopping = stop_on_signals()
     supervisor.start()
-    thread = threading.Thread(target=_announce_when_up, args=(settings, supervisor, bank_bind, ready), daemon=True)
+    late = threading.Event()
+    thread = threading.Thread(target=_announce_when_up, args=(settings, supervisor, bank_bind, ready, late), daemon=True)
     thread.start()
     supervisor.watch()
+    if late.is_set():
+        raise Defect(f"not every role came up within {READY_S:.0f} s; see the log")
 
 
 def _announce_when_up(
-    settings: Settings, supervisor: Supervisor, bank_bind: str | None, ready: Callable[[], None]
+    settings: Settings,
+    supervisor: Supervisor,
+    bank_bind: str | None,
+    ready: Callable[[], None],
+    late: threading.Event,
 ) -> None:
-    """Say so once every role has given a sign of life."""
+    """Say so once every role has given a sign of life; when that takes too long, set `late` and stop."""
     installation = Installation(settings)
     wanted = len(supervisor.children) - (bank_bind is not None)
     until = time.monotonic() + READY_S
@@ -161,7 +187,8 @@ def _announce_when_up(
             now = installation.clock.now()
             try:
                 with installation.store.transaction() as tx:
-                    fresh = [r for r in control.roles(tx) if (now - r.beat_at).total_seconds() < 5]
+                    ours = {child.process.pid for child in supervisor.children if child.process is not None}
+                    fresh = [r for r in control.roles(tx) if r.pid in ours and (now - r.beat_at).total_seconds() < 5]
             except TransientError:
                 fresh = []
             if len(fresh) >= wanted and (bank_bind is None or _answers(bank_bind)):
@@ -169,7 +196,7 @@ def _announce_when_up(
                 return
             time.sleep(0.2)
         if not supervisor.stopping.is_set():
-            print(f"zhika: not every role came up within {READY_S:.0f} s; see the log", file=sys.stderr)
+            late.set()
             supervisor.stopping.set()
     finally:
         installation.close()
@@ -204,3 +231,5 @@ def live(installation: Installation, stopping: threading.Event) -> None:
             people.send_back()
         except (TransientError, Refused) as error:
             log.warning("outlets: %s", error)
+        except Exception as error:
+            log.error("outlets: %s", type(error).__name__, exc_info=True)

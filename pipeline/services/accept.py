@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
+from operator import itemgetter
 from typing import Any
 
 from pipeline import deadlines
@@ -97,14 +98,17 @@ def take_in(
     digests = {n: tx.sealer.digest(_canonical(submissions[n], photos[n])) for n in policies}
     known = applications.same_refs(tx, [(submissions[n].source, submissions[n].external_ref) for n in policies])
     first: dict[tuple[str, str], int] = {}
+    again: dict[int, int] = {}
     for n in policies:
         ref = (submissions[n].source, submissions[n].external_ref)
         if ref in known:
             answers[n] = _again(known[ref], digests[n])
-        elif ref in first:
-            answers[n] = _conflict(None)
-        else:
+        elif ref not in first:
             first[ref] = n
+        elif digests[n] == digests[first[ref]]:
+            again[n] = first[ref]
+        else:
+            answers[n] = _conflict(None)
     wanted = sorted(first.values())
     people = applications.know_persons(tx, [submissions[n].person for n in wanted], now=now) if wanted else {}
     numbers = _acceptance_numbers(tx, {n: submissions[n] for n in wanted}, civil_date(now))
@@ -128,7 +132,8 @@ def take_in(
             "batch_id": batch[0] if batch else None,
             "batch_row": batch[1][n] if batch else None,
         }
-    taken = applications.insert_received(tx, list(rows.values()), now=now, actor=actor)
+    in_order = sorted(rows.values(), key=itemgetter("person_id"))  # two callers with the same people never wait crosswise
+    taken = applications.insert_received(tx, in_order, now=now, actor=actor)
     entered = [n for n in wanted if rows[n]["id"] in taken]
     applications.redeclare_persons(tx, {rows[n]["person_id"]: submissions[n].person for n in entered})
     _fees(tx, {rows[n]["id"]: (policies[n], submissions[n]) for n in entered}, now=now)
@@ -145,6 +150,11 @@ def take_in(
                 en="This person has a live application already; correct that one instead",
                 pointer="#/person/id_number",
             )
+    for n, original in again.items():
+        told = answers[original]
+        answers[n] = (
+            Replayed(id=told.id, acceptance_no=told.acceptance_no, due_at=told.due_at) if isinstance(told, Accepted) else told
+        )
     if taken:
         tx.nudge()
     return [answer for answer in answers if answer is not None]

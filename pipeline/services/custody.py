@@ -156,6 +156,7 @@ def send_back(context: Context, card_ids: Sequence[str], *, outlet: str, seal_no
         chosen = [rows[card_id] for card_id in card_ids]
         manifest = [{"card": r.id, "serial": r.blank_serial, "application": r.application_id} for r in chosen]
         region = context.policies.of(apps[chosen[0].application_id].application.region).city
+        seal_no = _seal(seal_no)
         bundle_id = custody.open_back(tx, outlet=outlet, region=region, seal_no=seal_no, manifest=manifest, now=now)
         custody.hand_on(
             tx,
@@ -323,8 +324,13 @@ def _bundle(tx: Tx, bundle_id: str, status: str, direction: str, *, outlet: str 
     return bundle
 
 
+def _seal(typed: str) -> str:
+    """A seal's number as it is kept, however it was typed."""
+    return typed.strip().upper()
+
+
 def _same_seal(bundle: Record, seal_no: str) -> None:
-    if seal_no.strip().upper() != bundle.seal_no:
+    if _seal(seal_no) != bundle.seal_no:
         raise Refused("封签号与装箱单不符，请勿拆箱并联系中心", "the seal is not the one on the list: do not open, call the centre", code="seal-mismatch")
 
 

@@ -16,22 +16,25 @@ import secrets
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from pipeline import transitions
 from pipeline.errors import Defect, NotFound
-from pipeline.outcomes import Advance, Hold, Wait
+from pipeline.outcomes import Advance, Hold, Reason, Wait
 from pipeline.policy import Policy
 from pipeline.retry import Disposition, disposition, exhausted
 from pipeline.services.context import Context
-from pipeline.stages.base import Acting, Case, Decision, Stage
+from pipeline.stages.base import Case, Decision, Stage
 from pipeline.stages.personalisation import SHORTAGE
+from pipeline.states import STATUSES
 from pipeline.store import applications, facts
 from pipeline.store.applications import Claimed
 from pipeline.store.engine import IntegrityError, Tx
 
 log = logging.getLogger("zhika.run_stage")
+TRIED_AGAIN = timedelta(hours=1)
+"""When a row is tried again that failed for good but cannot be held."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,11 @@ def run(context: Context, stage: Stage, ids: Sequence[str], *, worker: str) -> R
     """
     now = context.now()
     token = _token(worker)
-    with context.store.transaction() as tx:
+    with context.store.transaction(hint=True) as tx:
         claimed = applications.claim(tx, stage=stage.name, ids=ids, token=token, now=now, until=now + stage.lease)
         seen = _seen(tx, stage, claimed, now)
     ran = _run(context, stage, claimed, seen, token=token, worker=worker)
-    ran.stale = len(ids) - len(claimed)
+    ran.stale += len(ids) - len(claimed)
     return ran
 
 
@@ -118,10 +121,11 @@ def _run(
         else:
             requests[i] = prepared
     if requests:
-        requests, refused = _intend(context, stage, requests)
+        requests, refused = _intend(context, stage, requests, token=token)
         decisions |= refused
     if requests:
         decisions |= _acted(context, stage, steps, requests)
+    ran.stale = len(steps) - len(decisions)
     ran.settled = _settle(context, stage, steps, decisions, token=token, worker=worker)
     return ran
 
@@ -151,18 +155,24 @@ def _policy(step: _Step) -> Policy:
     return step.policy
 
 
-def _intend(context: Context, stage: Stage, requests: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Decision]]:
-    """Commit what will be done before it is done; a row that gets no grant does not act."""
-    wanted = {i: r.intent for i, r in requests.items() if isinstance(r, Acting) and r.intent is not None}
+def _intend(
+    context: Context, stage: Stage, requests: Mapping[str, Any], *, token: str
+) -> tuple[dict[str, Any], dict[str, Decision]]:
+    """Commit what will be done before it is done. A row that gets no grant does not act; one that is no longer ours is dropped."""
+    intents = {i: getattr(request, "intent", None) for i, request in requests.items()}
+    wanted = {i: intent for i, intent in intents.items() if intent is not None}
     if not wanted:
         return dict(requests), {}
     with context.store.transaction() as tx:
-        grants = facts.intend(tx, wanted, now=context.now())
+        ours = applications.still_ours(tx, list(wanted), token=token)
+        grants = facts.intend(tx, {i: intent for i, intent in wanted.items() if i in ours}, now=context.now())
     going: dict[str, Any] = {}
     refused: dict[str, Decision] = {}
     for i, request in requests.items():
         if i not in wanted:
             going[i] = request
+        elif i not in ours:
+            continue
         elif grants.get(i) is None:
             refused[i] = Decision(Hold(SHORTAGE))
         else:
@@ -308,6 +318,11 @@ def _write(
     ]
 
 
+def parking(status: str, reason: Reason, *, now: datetime) -> Hold | Wait:
+    """Held, for an operator; but a card that lies at its outlet stays there for its holder, and its clocks are tried again later."""
+    return Hold(reason) if "held" in STATUSES[status].to else Wait(now + TRIED_AGAIN, reason.code)
+
+
 def _calm(wait: Wait) -> bool:
     """A wait that is no failure: its tries are not counted."""
     return not wait.why.startswith(("retry:", "unknown:", "blank."))
@@ -315,8 +330,11 @@ def _calm(wait: Wait) -> bool:
 
 def _move(stage: Stage, step: _Step, decision: Decision, now: datetime) -> transitions.Move:
     """The move an outcome makes. A row whose chip may have been touched goes back to its station, not to the queue."""
-    move = transitions.move(step.case.application.status, stage.name, decision.outcome, now=now)
-    unsettled = isinstance(decision.outcome, Wait) and decision.outcome.why.startswith(("retry:", "unknown:"))
+    status, outcome = step.case.application.status, decision.outcome
+    if isinstance(outcome, Hold):
+        outcome = parking(status, outcome.reason, now=now)
+    move = transitions.move(status, stage.name, outcome, now=now)
+    unsettled = isinstance(outcome, Wait) and outcome.why.startswith(("retry:", "unknown:"))
     if stage.reconciler == "station" and unsettled and not decision.facts:
         return transitions.at_station(move)
     return move

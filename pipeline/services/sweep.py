@@ -8,9 +8,9 @@ from datetime import timedelta
 from typing import Literal
 
 from pipeline import transitions
-from pipeline.outcomes import Hold
 from pipeline.retry import exhausted
 from pipeline.services.context import Context
+from pipeline.services.run_stage import parking
 from pipeline.stages.base import Reconciler
 from pipeline.store import applications, audit, custody, outbox, timers
 
@@ -66,7 +66,9 @@ def ring(context: Context) -> int:
 Fate = Literal["ready", "reconcile", "held"]
 
 
-def fate(*, held_by: str, size: int, crashes: int, intent: bool, reconciler: Reconciler) -> tuple[Fate, bool, int]:
+def fate(
+    *, held_by: str, size: int, solo: bool, crashes: int, intent: bool, reconciler: Reconciler
+) -> tuple[Fate, bool, int]:
     """What becomes of a row whose lease ran out: (work, published alone from now on, crashes).
 
     A lease of the broker (`queued`) says nothing of the row. A worker that died with a row counts against it only when the row was
@@ -74,7 +76,7 @@ def fate(*, held_by: str, size: int, crashes: int, intent: bool, reconciler: Rec
     outcome can be learnt: any worker asks the bank, only the station asks the chip.
     """
     if held_by == "queued":
-        return "ready", False, crashes
+        return "ready", solo, crashes
     crashes += size == 1
     if intent and reconciler == "station":
         return "reconcile", True, crashes
@@ -96,6 +98,7 @@ def end_leases(context: Context, reconcilers: Mapping[str, Reconciler]) -> int:
             work, solo, crashes = fate(
                 held_by=row.held_by,
                 size=row.size,
+                solo=row.solo,
                 crashes=row.crashes,
                 intent=row.id in intents,
                 reconciler=reconcilers[row.stage],
@@ -106,15 +109,16 @@ def end_leases(context: Context, reconcilers: Mapping[str, Reconciler]) -> int:
                 entries.append({"id": row.id, "work": work, "solo": int(solo), "crashes": crashes})
         applications.release(tx, entries, now=now)
         if parked:
+            reason = exhausted(f"worker died {CRASHES}x")
             moves = {
-                i: transitions.move(row.status, row.stage, Hold(exhausted(f"worker died {CRASHES}x")), now=now)
+                i: transitions.move(row.status, row.stage, parking(row.status, reason, now=now), now=now)
                 for i, row in parked.items()
             }
             applications.force(tx, moves, now=now)
             applications.record(
                 tx,
                 [
-                    {"application_id": i, "frm": row.status, "to": "held", "outcome": "hold", "why": "technical.exhausted"}
+                    {"application_id": i, "frm": row.status, "to": moves[i].status, "outcome": "hold", "why": reason.code}
                     for i, row in parked.items()
                 ],
                 stage=None,

@@ -9,15 +9,21 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import date, datetime
+from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     Column,
+    CompoundSelect,
+    Insert,
     Integer,
+    Select,
     Text,
+    Update,
     and_,
     bindparam,
     case,
+    delete,
     exists,
     false,
     func,
@@ -29,6 +35,7 @@ from sqlalchemy import (
     union_all,
     update,
 )
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from pipeline.application import LANES, Application, Document, Lane
 from pipeline.identifiers import new_id
@@ -42,6 +49,7 @@ from pipeline.transitions import Move
 
 _ID = Column("id", Text)
 a = t.applications.c
+s = t.submissions.c
 
 
 # ------------------------------------------------------------------------------------------------------- (de)sealing
@@ -72,13 +80,13 @@ def reasons_from_json(raw: Iterable[Mapping[str, Any]]) -> tuple[Reason, ...]:
     return tuple(Reason(**item) for item in raw)
 
 
-def application_of(tx: Tx, row: Record, person: Person) -> Application:
-    """The value of a row and its person."""
+def application_of(tx: Tx, row: Record, *, claimed: bool = False) -> Application:
+    """The value of a row of `_EVERY`; `claimed`: as the claim that follows the reading leaves it."""
     sealed = tx.sealer.open(row.sealed, bound_to=f"applications/{row.id}")
     return Application(
         id=row.id,
-        version=row.version,
-        status=row.status,
+        version=row.version + claimed,
+        status="validation" if claimed and row.status == "received" else row.status,
         stage=row.stage or "",
         region=row.region,
         policy_version=row.policy_version,
@@ -94,7 +102,7 @@ def application_of(tx: Tx, row: Record, person: Person) -> Application:
         acceptance_no=row.acceptance_no,
         received_at=row.received_at,
         due_at=row.due_at,
-        person=person,
+        person=person_from_json(tx.sealer.open(row.person_sealed, bound_to=f"persons/{row.person_id}")),
         guardian=_agent(sealed.get("guardian")),
         proxy=_agent(sealed.get("proxy")),
         documents=tuple(Document(**item) for item in sealed.get("documents", ())),
@@ -106,7 +114,7 @@ def application_of(tx: Tx, row: Record, person: Person) -> Application:
         card_number=row.card_number,
         issued_on=row.issued_on,
         unit_code=row.unit_code,
-        attempts=row.attempts,
+        attempts=row.attempts + claimed,
         notified_at=row.notified_at,
         delivered_at=row.delivered_at,
         reasons=reasons_from_json(row.reasons),
@@ -149,12 +157,16 @@ def same_refs(tx: Tx, refs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], 
     """Applications by (source, external reference): id, content digest, acceptance number, due date."""
     rows = given(tx, Column("source", Text), Column("ref", Text))
     found = tx.conn.execute(
-        select(a.id, a.source, a.external_ref, a.content_digest, a.acceptance_no, a.due_at).join(
-            rows, and_(a.source == rows.c.source, a.external_ref == rows.c.ref)
-        ),
+        select(s.id, s.source, s.external_ref, s.content_digest, s.acceptance_no, a.due_at)
+        .join(rows, and_(s.source == rows.c.source, s.external_ref == rows.c.ref))
+        .join(t.applications, a.id == s.id),
         {"given": params([{"source": source, "ref": ref} for source, ref in refs])},
     )
     return {(row.source, row.external_ref): row for row in found}
+
+
+_ASKED = frozenset(column.name for column in t.submissions.c)
+_LIVED = frozenset(column.name for column in t.applications.c)
 
 
 def insert_received(tx: Tx, rows: Sequence[Mapping[str, Any]], *, now: datetime, actor: str) -> frozenset[str]:
@@ -164,8 +176,16 @@ def insert_received(tx: Tx, rows: Sequence[Mapping[str, Any]], *, now: datetime,
     """
     if not rows:
         return frozenset()
-    statement = upserting(tx, t.applications).on_conflict_do_nothing().returning(a.id)
-    taken = frozenset(tx.conn.execute(statement, list(rows)).scalars())
+    asked = [{name: value for name, value in row.items() if name in _ASKED} for row in rows]
+    kept = upserting(tx, t.submissions).on_conflict_do_nothing().returning(s.id)
+    new = frozenset(tx.conn.execute(kept, asked).scalars())
+    lived = [{name: value for name, value in row.items() if name in _LIVED} for row in rows if row["id"] in new]
+    if not lived:
+        return frozenset()
+    begun = upserting(tx, t.applications).on_conflict_do_nothing().returning(a.id)
+    taken = frozenset(tx.conn.execute(begun, lived).scalars())
+    if refused := sorted(new - taken):
+        tx.conn.execute(delete(t.submissions).where(s.id.in_(refused)))
     entries = [{"application_id": i, "frm": "", "to": "received", "outcome": "accept"} for i in sorted(taken)]
     record(tx, entries, stage=None, now=now, actor=actor)
     return taken
@@ -184,113 +204,130 @@ class Claimed:
     """`work` before the claim: `reconcile` rows are asked about, never repeated."""
 
 
-def claim(
-    tx: Tx,
-    *,
-    stage: str,
-    ids: Sequence[str],
-    token: str,
-    now: datetime,
-    until: datetime,
-) -> list[Claimed]:
-    """Take what of `ids` is still this stage's to do; the others are stale and left alone."""
+_EVERY = (
+    *t.applications.c,
+    *(column for column in t.submissions.c if column.name != "id"),
+    t.persons.c.sealed.label("person_sealed"),
+)
+_WHOLE = t.applications.join(t.submissions, s.id == a.id).join(t.persons, t.persons.c.id == a.person_id)
+
+
+@cache
+def _claimable(postgres: bool) -> Select[Any]:
     not_paused = ~exists(
-        select(literal(1)).where(t.stage_control.c.stage == stage, t.stage_control.c.paused == true())
+        select(literal(1)).where(t.stage_control.c.stage == a.stage, t.stage_control.c.paused == true())
     )
-    asked = given(tx, _ID)
-    picked = (
-        select(a.id, a.work.label("was"), a.status.label("frm"))
-        .where(a.id.in_(select(asked.c.id)), a.stage == stage, a.work.in_(("ready", "queued")), not_paused)
+    asked = given(postgres, _ID)
+    return (
+        select(*_EVERY)
+        .select_from(_WHOLE)
+        .where(
+            a.id.in_(select(asked.c.id)),
+            a.stage == bindparam("stage", type_=Text),
+            a.work.in_(("ready", "queued")),
+            not_paused,
+        )
         .order_by(a.id)
-        .with_for_update(skip_locked=True)
+        .with_for_update(skip_locked=True, of=t.applications)
     )
-    taken = tx.conn.execute(picked, {"given": params([{"id": i} for i in ids])}).all()
+
+
+@cache
+def _left_to_station() -> Select[Any]:
+    return (
+        select(*_EVERY)
+        .select_from(_WHOLE)
+        .where(
+            a.stage == bindparam("stage", type_=Text),
+            a.work == "reconcile",
+            a.station == bindparam("station", type_=Text),
+            or_(a.next_try_at.is_(None), a.next_try_at <= bindparam("now", type_=Instant)),
+        )
+        .order_by(a.crashes, a.id)
+        .limit(bindparam("most", type_=Integer))
+        .with_for_update(skip_locked=True, of=t.applications)
+    )
+
+
+@cache
+def _claiming(postgres: bool) -> Update:
+    rows = given(postgres, _ID)
+    return (
+        update(t.applications)
+        .where(a.id.in_(select(rows.c.id)))
+        .values(
+            work="running",
+            status=case((a.status == "received", "validation"), else_=a.status),
+            lease_token=bindparam("token", type_=Text),
+            lease_until=bindparam("until", type_=Instant),
+            lease_size=bindparam("size", type_=Integer),
+            next_try_at=None,
+            attempts=a.attempts + 1,
+            version=a.version + 1,
+            updated_at=bindparam("now", type_=Instant),
+        )
+    )
+
+
+def claim(tx: Tx, *, stage: str, ids: Sequence[str], token: str, now: datetime, until: datetime) -> list[Claimed]:
+    """Take what of `ids` is still this stage's to do; the others are stale and left alone."""
+    values = {"given": params([{"id": i} for i in ids]), "stage": stage}
+    taken = tx.conn.execute(_claimable(tx.postgres), values).all()
     return _take(tx, stage, taken, token=token, now=now, until=until)
 
 
 def claim_for_station(
     tx: Tx, *, stage: str, station: str, token: str, now: datetime, until: datetime, limit: int
 ) -> list[Claimed]:
-    """Take rows whose outcome only this station can tell."""
-    picked = (
-        select(a.id, a.work.label("was"), a.status.label("frm"))
-        .where(
-            a.stage == stage,
-            a.work == "reconcile",
-            a.station == station,
-            or_(a.next_try_at.is_(None), a.next_try_at <= bindparam("now", type_=Instant)),
-        )
-        .order_by(a.id)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    )
-    return _take(tx, stage, tx.conn.execute(picked, {"now": now}).all(), token=token, now=now, until=until)
+    """Take rows whose outcome only this station can tell; one that killed the station before goes alone."""
+    values = {"stage": stage, "station": station, "now": now, "most": limit}
+    found = tx.conn.execute(_left_to_station(), values).all()
+    calm = [row for row in found if not row.crashes]
+    return _take(tx, stage, calm or found[:1], token=token, now=now, until=until)
 
 
 def _take(
     tx: Tx, stage: str, taken: Sequence[Record], *, token: str, now: datetime, until: datetime
 ) -> list[Claimed]:
+    """Write the claim of rows that were just read and are locked."""
     if not taken:
         return []
-    was = {row.id: row.was for row in taken}
-    entering = [row.id for row in taken if row.frm == "received"]
-    rows = given(tx, _ID)
-    statement = (
-        update(t.applications)
-        .where(a.id.in_(select(rows.c.id)))
-        .values(
-            work="running",
-            status=case((a.status == "received", "validation"), else_=a.status),
-            lease_token=token,
-            lease_until=bindparam("until", type_=Instant),
-            lease_size=len(taken),
-            next_try_at=None,
-            attempts=a.attempts + 1,
-            version=a.version + 1,
-            updated_at=bindparam("now", type_=Instant),
-        )
-        .returning(*t.applications.c)
-    )
-    values = {"given": params([{"id": i} for i in was]), "until": until, "now": now}
-    claimed = tx.conn.execute(statement, values).all()
-    if entering:
-        record(
-            tx,
-            [
-                {"application_id": i, "frm": "received", "to": "validation", "outcome": "claim", "attempt": 1}
-                for i in entering
-            ],
-            stage=stage,
-            now=now,
-            actor="engine",
-        )
-    people = _people(tx, {row.person_id for row in claimed})
-    return [
-        Claimed(application=application_of(tx, row, people[row.person_id]), row=row, was=was[row.id])
-        for row in sorted(claimed, key=lambda row: row.id)
+    given_ids = params([{"id": row.id} for row in taken])
+    values = {"given": given_ids, "until": until, "now": now, "token": token, "size": len(taken)}
+    tx.conn.execute(_claiming(tx.postgres), values)
+    entering = [
+        {"application_id": row.id, "frm": "received", "to": "validation", "outcome": "claim", "attempt": 1}
+        for row in taken
+        if row.status == "received"
     ]
+    record(tx, entering, stage=stage, now=now, actor="engine")
+    return [Claimed(application=application_of(tx, row, claimed=True), row=row, was=row.work) for row in taken]
 
 
-def _people(tx: Tx, ids: Iterable[str]) -> dict[str, Person]:
-    wanted = given(tx, _ID)
+def still_ours(tx: Tx, ids: Sequence[str], *, token: str) -> frozenset[str]:
+    """Which rows the holder of this lease still holds; nobody takes them away before commit."""
+    asked = given(tx, _ID)
     rows = tx.conn.execute(
-        select(t.persons.c.id, t.persons.c.sealed).where(t.persons.c.id.in_(select(wanted.c.id))),
+        select(a.id)
+        .where(a.id.in_(select(asked.c.id)), a.work == "running", a.lease_token == token)
+        .order_by(a.id)
+        .with_for_update(),
         {"given": params([{"id": i} for i in ids])},
-    )
-    return {row.id: person_from_json(tx.sealer.open(row.sealed, bound_to=f"persons/{row.id}")) for row in rows}
+    ).scalars()
+    return frozenset(rows)
+
+
+@cache
+def _by_id(postgres: bool, lock: bool) -> Select[Any]:
+    asked = given(postgres, _ID)
+    query = select(*_EVERY).select_from(_WHOLE).where(a.id.in_(select(asked.c.id))).order_by(a.id)
+    return query.with_for_update(of=t.applications) if lock else query
 
 
 def load(tx: Tx, ids: Sequence[str], *, lock: bool = False) -> dict[str, Claimed]:
     """Applications by id, whoever's turn it is; `lock` keeps others from moving them until commit."""
-    asked = given(tx, _ID)
-    statement = select(t.applications).where(a.id.in_(select(asked.c.id))).order_by(a.id)
-    if lock:
-        statement = statement.with_for_update()
-    rows = tx.conn.execute(statement, {"given": params([{"id": i} for i in ids])}).all()
-    people = _people(tx, {row.person_id for row in rows})
-    return {
-        row.id: Claimed(application=application_of(tx, row, people[row.person_id]), row=row, was=row.work) for row in rows
-    }
+    rows = tx.conn.execute(_by_id(tx.postgres, lock), {"given": params([{"id": i} for i in ids])}).all()
+    return {row.id: Claimed(application=application_of(tx, row), row=row, was=row.work) for row in rows}
 
 
 # ------------------------------------------------------------------------------------------------------------ settle
@@ -307,15 +344,12 @@ _MOVE = (
 )
 
 
-def settle(tx: Tx, moves: Mapping[str, Move], *, token: str, now: datetime, fresh: frozenset[str]) -> frozenset[str]:
-    """Write the outcome of a chunk; returns the ids that were still ours.
-
-    Attempts start again at 0 for the rows in `fresh` (they moved on, or wait without fault).
-    """
-    rows = given(tx, *_MOVE)
-    statement = (
+@cache
+def _settling(postgres: bool) -> ReturningUpdate[Any]:
+    rows = given(postgres, *_MOVE)
+    return (
         update(t.applications)
-        .where(a.id == rows.c.id, a.lease_token == token, a.work == "running")
+        .where(a.id == rows.c.id, a.lease_token == bindparam("token", type_=Text), a.work == "running")
         .values(
             status=rows.c.status,
             stage=rows.c.stage,
@@ -334,20 +368,28 @@ def settle(tx: Tx, moves: Mapping[str, Move], *, token: str, now: datetime, fres
         )
         .returning(a.id)
     )
-    values = [
-        {
-            "id": i,
-            "status": m.status,
-            "stage": m.stage,
-            "held_from": m.held_from,
-            "work": m.work,
-            "next_try_at": m.next_try_at,
-            "reasons": reasons_to_json(m.reasons),
-            "attempts": 0 if i in fresh else 1,
-        }
-        for i, m in moves.items()
-    ]
-    return frozenset(tx.conn.execute(statement, {"given": params(values), "now": now}).scalars())
+
+
+def settle(tx: Tx, moves: Mapping[str, Move], *, token: str, now: datetime, fresh: frozenset[str]) -> frozenset[str]:
+    """Write the outcome of a chunk; returns the ids that were still ours.
+
+    Attempts start again at 0 for the rows in `fresh` (they moved on, or wait without fault).
+    """
+    values = [{**_move_row(i, m), "attempts": 0 if i in fresh else 1} for i, m in moves.items()]
+    done = tx.conn.execute(_settling(tx.postgres), {"given": params(values), "now": now, "token": token})
+    return frozenset(done.scalars())
+
+
+def _move_row(application_id: str, move: Move) -> dict[str, Any]:
+    return {
+        "id": application_id,
+        "status": move.status,
+        "stage": move.stage,
+        "held_from": move.held_from,
+        "work": move.work,
+        "next_try_at": move.next_try_at,
+        "reasons": reasons_to_json(move.reasons),
+    }
 
 
 def force(tx: Tx, moves: Mapping[str, Move], *, now: datetime, **columns: Any) -> None:
@@ -373,18 +415,7 @@ def force(tx: Tx, moves: Mapping[str, Move], *, now: datetime, **columns: Any) -
             **columns,
         )
     )
-    values = [
-        {
-            "id": i,
-            "status": m.status,
-            "stage": m.stage,
-            "held_from": m.held_from,
-            "work": m.work,
-            "next_try_at": m.next_try_at,
-            "reasons": reasons_to_json(m.reasons),
-        }
-        for i, m in moves.items()
-    ]
+    values = [_move_row(i, m) for i, m in moves.items()]
     tx.conn.execute(statement, {"given": params(values), "now": now})
 
 
@@ -404,35 +435,50 @@ _HISTORY = tuple(
 )
 
 
+@cache
+def _recording(postgres: bool) -> Insert:
+    rows = given(postgres, *_HISTORY)
+    names = [c.name for c in _HISTORY]
+    return insert(t.transitions).from_select(names, select(*(rows.c[name] for name in names)))
+
+
 def record(tx: Tx, entries: Sequence[Mapping[str, Any]], *, stage: str | None, now: datetime, actor: str) -> None:
     """Append to the history; one statement for the chunk."""
-    if not entries:
-        return
-    base = {"at": now, "stage": stage, "why": "", "attempt": 0, "actor": actor}
-    rows = given(tx, *_HISTORY)
-    names = [c.name for c in _HISTORY]
-    tx.conn.execute(
-        insert(t.transitions).from_select(names, select(*(rows.c[name] for name in names))),
-        {"given": params([{**base, **entry} for entry in entries])},
-    )
+    if entries:
+        base = {"at": now, "stage": stage, "why": "", "attempt": 0, "actor": actor}
+        tx.conn.execute(_recording(tx.postgres), {"given": params([{**base, **entry} for entry in entries])})
 
 
 # ------------------------------------------------------------------------------------------------- relay and sweeping
+
+
+@cache
+def _leasing() -> ReturningUpdate[Any]:
+    due = (
+        select(a.id)
+        .where(a.stage == bindparam("of_stage", type_=Text), a.lane == bindparam("of_lane", type_=Text), a.work == "ready")
+        .order_by(a.due_at, a.id)
+        .limit(bindparam("most", type_=Integer))
+    )
+    picked = due.with_for_update(skip_locked=True).cte("picked")
+    return (
+        update(t.applications)
+        .where(a.id.in_(select(picked.c.id)))
+        .values(
+            work="queued",
+            lease_token=bindparam("token", type_=Text),
+            lease_until=bindparam("until", type_=Instant),
+        )
+        .returning(a.id, a.solo, a.due_at)
+    )
 
 
 def lease_ready(
     tx: Tx, *, stage: str, lane: str, limit: int, token: str, now: datetime, until: datetime
 ) -> list[tuple[str, bool]]:
     """Hand up to `limit` ready rows to the broker, most urgent first: (id, must go alone)."""
-    due = select(a.id).where(a.stage == stage, a.lane == lane, a.work == "ready").order_by(a.due_at, a.id).limit(limit)
-    picked = due.with_for_update(skip_locked=True).cte("picked")
-    statement = (
-        update(t.applications)
-        .where(a.id.in_(select(picked.c.id)))
-        .values(work="queued", lease_token=token, lease_until=bindparam("until", type_=Instant))
-        .returning(a.id, a.solo, a.due_at)
-    )
-    rows = tx.conn.execute(statement, {"until": until}).all()
+    values = {"of_stage": stage, "of_lane": lane, "most": limit, "token": token, "until": until}
+    rows = tx.conn.execute(_leasing(), values).all()
     return [(row.id, bool(row.solo)) for row in sorted(rows, key=lambda row: (row.due_at, row.id))]
 
 
@@ -456,30 +502,38 @@ class Backlog:
     paused: bool
 
 
-def backlog(tx: Tx) -> dict[tuple[str, Lane], Backlog]:
-    """Every stage and lane, in the order of publishing: urgent before normal before bulk, late stages before early ones."""
-    lines = [(stage, lane) for lane in LANES for stage in reversed(STAGES)]
-    waiting = union_all(
+_LINES: tuple[tuple[str, Lane], ...] = tuple((stage, lane) for lane in LANES for stage in reversed(STAGES))
+
+
+@cache
+def _ready_lines() -> CompoundSelect[Any]:
+    return union_all(
         *(
             select(literal(stage).label("stage"), literal(lane).label("lane")).where(
                 exists(select(a.id).where(a.work == "ready", a.stage == stage, a.lane == lane))
             )
-            for stage, lane in lines
+            for stage, lane in _LINES
         )
     )
-    ready = {(row.stage, row.lane) for row in tx.conn.execute(waiting)}
+
+
+@cache
+def _queued_lines() -> Select[Any]:
+    return (
+        select(a.stage, a.lane, func.count().label("n")).where(a.work == "queued").group_by(a.stage, a.lane)
+    )
+
+
+def backlog(tx: Tx) -> dict[tuple[str, Lane], Backlog]:
+    """Every stage and lane, in the order of publishing: urgent before normal before bulk, late stages before early ones."""
+    ready = {(row.stage, row.lane) for row in tx.conn.execute(_ready_lines())}
     if not ready:
         return {}
-    queued = {
-        (row.stage, row.lane): int(row.n)
-        for row in tx.conn.execute(
-            select(a.stage, a.lane, func.count().label("n")).where(a.work == "queued").group_by(a.stage, a.lane)
-        )
-    }
+    queued = {(row.stage, row.lane): int(row.n) for row in tx.conn.execute(_queued_lines())}
     stopped = set(tx.conn.execute(select(t.stage_control.c.stage).where(t.stage_control.c.paused == true())).scalars())
     return {
         (stage, lane): Backlog((stage, lane) in ready, queued.get((stage, lane), 0), stage in stopped)
-        for stage, lane in lines
+        for stage, lane in _LINES
     }
 
 
@@ -511,20 +565,23 @@ class Expired:
     stage: str
     held_by: str
     size: int
+    solo: bool
     crashes: int
 
 
 def expired(tx: Tx, *, now: datetime, limit: int) -> list[Expired]:
     """Leases that ran out, locked until commit."""
     rows = tx.conn.execute(
-        select(a.id, a.status, a.stage, a.work, a.lease_size, a.crashes)
+        select(a.id, a.status, a.stage, a.work, a.lease_size, a.solo, a.crashes)
         .where(a.work.in_(("queued", "running")), a.lease_until <= bindparam("now", type_=Instant))
         .order_by(a.lease_until)
         .limit(limit)
         .with_for_update(skip_locked=True),
         {"now": now},
     )
-    return [Expired(row.id, row.status, row.stage, row.work, row.lease_size, row.crashes) for row in rows]
+    return [
+        Expired(row.id, row.status, row.stage, row.work, row.lease_size, bool(row.solo), row.crashes) for row in rows
+    ]
 
 
 def with_intent(tx: Tx, ids: Sequence[str]) -> frozenset[str]:
@@ -611,6 +668,7 @@ def moving(tx: Tx, *, now: datetime) -> int:
             m.cancelled_at.is_(None),
         )
     )
-    waits = and_(a.work == "waiting", or_(a.next_try_at <= bindparam("now", type_=Instant), rings))
+    over = or_(a.next_try_at <= bindparam("now", type_=Instant), and_(a.next_try_at.is_(None), rings))
+    waits = and_(a.work == "waiting", over)
     busy = or_(a.work.in_(("ready", "queued", "running", "reconcile")), waits)
     return tx.conn.execute(select(func.count()).select_from(t.applications).where(busy), {"now": now}).scalar_one()

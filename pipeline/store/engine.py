@@ -48,6 +48,7 @@ from pipeline.store.types import Instant, instant_text
 
 __all__ = ["IntegrityError", "Store", "Tx", "given", "on_conflict_nothing", "params", "upserting"]
 
+_RELAXED = text("SET LOCAL synchronous_commit TO off")
 _MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -92,14 +93,19 @@ class Store:
         return self.engine.dialect.name == "postgresql"
 
     @contextmanager
-    def transaction(self) -> Iterator[Tx]:
+    def transaction(self, *, hint: bool = False) -> Iterator[Tx]:
         """Run one transaction; it commits when the block ends well.
+
+        `hint`: what it writes may be lost with a crash of the database server, since the work is then simply found again (a lease,
+        a claim before anything was done). It is never torn or reordered, and any later commit makes it durable too.
 
         Raises:
             TransientError: the database is away or busy; nothing was done that is not asked about again.
         """
         nudged = threading.Event()
         with _reached(), self.engine.begin() as conn:
+            if hint and self.postgres:
+                conn.execute(_RELAXED)
             yield Tx(conn, self.sealer, self.random, nudged)
         if nudged.is_set():
             self._work.set()
@@ -193,7 +199,6 @@ def _engine(url: str, pool_size: int) -> Engine:
             parsed.set(drivername="postgresql+psycopg"),
             pool_size=pool_size,
             max_overflow=pool_size,
-            pool_pre_ping=True,
             # Plans made while a table was empty would be kept for ever; the planner is cheap beside a wrong plan.
             connect_args={"options": "-c plan_cache_mode=force_custom_plan -c statement_timeout=60000"},
         )
@@ -234,15 +239,18 @@ def _plain(value: Any) -> str:
     raise TypeError(f"{type(value).__name__} cannot go through JSON")
 
 
-def given(tx: Tx, *columns: Column[Any], name: str = "given") -> Subquery:
-    """A table made of the JSON parameter of the same `name`: one statement for a whole chunk, on both databases."""
-    if tx.postgres:
-        source = (
+def given(source: Tx | bool, *columns: Column[Any], name: str = "given") -> Subquery:
+    """A table made of the JSON parameter of the same `name`: one statement for a whole chunk, on both databases.
+
+    `source` is the transaction, or whether the database is PostgreSQL (for a statement that is built once and kept).
+    """
+    if source if isinstance(source, bool) else source.postgres:
+        rows = (
             func.json_to_recordset(cast(bindparam(name, type_=Text), JSON))
             .table_valued(*(column(c.name, c.type) for c in columns), name=f"{name}_rows")
             .render_derived(with_types=True)
         )
-        return select(*source.c).subquery(name)
+        return select(*rows.c).subquery(name)
     each = func.json_each(bindparam(name)).table_valued("value", name=f"{name}_rows")
     picked = []
     for c in columns:

@@ -82,7 +82,7 @@ def intend(tx: Tx, wanted: Mapping[str, Intent], *, now: datetime) -> dict[str, 
 def _photo(tx: Tx, facts: Sequence[PhotoNormalised], *, now: datetime) -> None:
     rows = given(tx, _ID, Column("name", Text))
     tx.conn.execute(
-        update(t.applications).where(a.id == rows.c.id).values(photo_result=rows.c.name),
+        update(t.submissions).where(t.submissions.c.id == rows.c.id).values(photo_result=rows.c.name),
         {"given": params([{"id": f.application_id, "name": f.object_name} for f in facts])},
     )
 

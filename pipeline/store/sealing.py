@@ -59,7 +59,7 @@ class Sealer:
         for number, blob in wrapped.items():
             try:
                 key = self._wrapping.decrypt(blob[:12], blob[12:], str(number).encode())
-            except InvalidTag:
+            except (InvalidTag, ValueError):
                 raise Defect(f"data key {number} does not open: the key file belongs to another database") from None
             self._keys[number] = AESGCM(key)
         self._current = max(self._keys, default=0)
@@ -83,7 +83,7 @@ class Sealer:
             raise Defect(f"{bound_to}: sealed under an unknown key or version")
         try:
             opened: dict[str, Any] = json.loads(key.decrypt(nonce, body, head + bound_to.encode()))
-        except InvalidTag:
+        except (InvalidTag, ValueError):  # ValueError: cut short
             raise Defect(f"{bound_to}: the sealed data was altered or moved") from None
         return opened
 

@@ -89,44 +89,57 @@ batch_errors = Table(
     Column("en", Text, nullable=False),
 )
 
-applications = Table(
-    "applications",
+# What was asked for: written once. Its life is `applications`, a slim row that every step rewrites.
+submissions = Table(
+    "submissions",
     metadata,
     Column("id", Text, primary_key=True),
-    Column("version", Integer, nullable=False, default=1),
-    # what was asked for
     Column("source", Text, nullable=False),
     Column("external_ref", Text, nullable=False),
     Column("content_digest", LargeBinary, nullable=False),
     Column("batch_id", Text, ForeignKey("batches.id")),
     Column("batch_row", Integer),
-    Column("person_id", Text, ForeignKey("persons.id"), nullable=False),
-    Column("card_type", Text, nullable=False),
-    Column("region", Text, nullable=False),
     Column("policy_version", Text, nullable=False),
-    Column("kind", Text, nullable=False),
-    Column("priority", Text, nullable=False),
-    Column("lane", Text, nullable=False),
     Column("category", Text, nullable=False),
     Column("district", Text, nullable=False),
     Column("unit_code", Text, nullable=False),
     Column("agency", Text, nullable=False),
     Column("window", Text, nullable=False),
-    Column("outlet", Text, nullable=False),
-    Column("bank_code", Text, nullable=False),
     Column("collector", Text, nullable=False),
     Column("acceptance_no", Text, nullable=False, unique=True),
     Column("confirmed", Boolean, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
     Column("photo_original", Text, nullable=False),
     Column("photo_result", Text),
+    Column("received_at", Instant, nullable=False),
+    UniqueConstraint("source", "external_ref"),
+)
+Index(
+    "ix_submissions_batch",
+    submissions.c.batch_id,
+    postgresql_where=text("batch_id IS NOT NULL"),
+    sqlite_where=text("batch_id IS NOT NULL"),
+)
+
+applications = Table(
+    "applications",
+    metadata,
+    Column("id", Text, ForeignKey("submissions.id"), primary_key=True),
+    Column("version", Integer, nullable=False, default=1),
+    Column("person_id", Text, ForeignKey("persons.id"), nullable=False),
+    Column("card_type", Text, nullable=False),
+    Column("region", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("priority", Text, nullable=False),
+    Column("lane", Text, nullable=False),
+    Column("outlet", Text, nullable=False),
+    Column("bank_code", Text, nullable=False),
     # where it stands
     Column("status", Text, nullable=False),
     Column("stage", Text),
     Column("held_from", Text),
     Column("ending", Text),
     Column("reasons", Json, nullable=False),
-    Column("received_at", Instant, nullable=False),
     Column("due_at", Instant, nullable=False),
     Column("updated_at", Instant, nullable=False),
     # whose turn it is: the stage column is the queue
@@ -148,7 +161,6 @@ applications = Table(
     Column("delivered_at", Instant),
     Column("notified_at", Instant),
     Column("collect_by", Instant),
-    UniqueConstraint("source", "external_ref"),
     _one_of("status", tuple(STATUSES)),
     _one_of("work", ("none", "waiting", "ready", "queued", "running", "reconcile")),
     _one_of("lane", ("urgent", "normal", "bulk")),
@@ -176,8 +188,6 @@ for _name, _columns, _where in (
         sqlite_where=text(_where),
     )
 Index("ix_applications_person", applications.c.person_id)
-Index("ix_applications_batch", applications.c.batch_id)
-
 transitions = Table(
     "transitions",
     metadata,

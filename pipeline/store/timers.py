@@ -73,11 +73,12 @@ def cancel(tx: Tx, application_ids: Sequence[str], *, now: datetime, kinds: Sequ
 
 
 def wake(tx: Tx, *, now: datetime, limit: int) -> int:
-    """Make applications ready whose clocks are due."""
+    """Make applications ready whose clocks are due, unless they wait for a time of their own."""
     ripe = (
         select(a.id)
         .where(
             a.work == "waiting",
+            a.next_try_at.is_(None),
             exists(
                 select(m.id).where(m.application_id == a.id, m.due_at <= bindparam("now", type_=Instant), *_LIVE)
             ),

@@ -15,6 +15,7 @@ from pipeline.store.engine import Tx
 from pipeline.store.types import Record
 
 a = t.applications.c
+s = t.submissions.c
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +125,7 @@ def application_ids(tx: Tx, *, batch_ids: Sequence[str] = (), status: str | None
     """Ids of applications, oldest first."""
     query = select(a.id).order_by(a.id)
     if batch_ids:
-        query = query.where(a.batch_id.in_(batch_ids))
+        query = query.join(t.submissions, s.id == a.id).where(s.batch_id.in_(batch_ids))
     if status:
         query = query.where(a.status == status)
     return list(tx.conn.execute(query.limit(limit)).scalars())
@@ -132,7 +133,7 @@ def application_ids(tx: Tx, *, batch_ids: Sequence[str] = (), status: str | None
 
 def find(tx: Tx, name: str) -> str | None:
     """The application of an id, an acceptance number or an external reference."""
-    query = select(a.id).where((a.id == name) | (a.acceptance_no == name) | (a.external_ref == name)).limit(1)
+    query = select(s.id).where((s.id == name) | (s.acceptance_no == name) | (s.external_ref == name)).limit(1)
     return tx.conn.execute(query).scalar()
 
 
@@ -156,6 +157,7 @@ def at_outlet(tx: Tx, outlet: str, *, statuses: Sequence[str]) -> list[Record]:
             select(
                 c.id.label("card"),
                 a.id.label("application"),
+                s.acceptance_no,
                 c.blank_serial,
                 a.status,
                 a.delivered_at,
@@ -163,6 +165,7 @@ def at_outlet(tx: Tx, outlet: str, *, statuses: Sequence[str]) -> list[Record]:
                 a.collect_by,
             )
             .join(t.applications, a.id == c.application_id)
+            .join(t.submissions, s.id == a.id)
             .where(c.custody == "outlet", c.place == outlet, a.status.in_(statuses))
             .order_by(c.id)
         ).all()

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from config.policies import Policies
-from config.settings import load
+from config.settings import OnlyGiven, load
 from config.wiring import Installation
 from pipeline.clock import SHANGHAI, VirtualClock
 from pipeline.errors import NotFound
@@ -93,12 +93,10 @@ class Demo:
 
     def _installation(self, bank_url: str) -> Installation:
         settings = load(
+            OnlyGiven,
             env="demo",
             data_dir=self.work,
-            key_file=None,
             log_level="error",
-            database={"url": f"sqlite:///{self.work / 'zhika.db'}"},
-            broker={"url": "inprocess://"},
             banks={"default": {"url": bank_url}},
             workers={"threads": 2},
         )

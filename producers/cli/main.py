@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -96,8 +97,8 @@ def _plain(value: Any) -> Any:
 
 
 def _console() -> Console:
-    """Tables keep their width where there is no terminal."""
-    return Console() if sys.stdout.isatty() else Console(width=140)
+    """Tables keep their width where there is no terminal. What is shown is text, whatever brackets are in it."""
+    return Console(width=None if sys.stdout.isatty() else 140, markup=False, emoji=False, highlight=False)
 
 
 def _version() -> str:
@@ -132,9 +133,15 @@ def demo(
     as_json: JsonFlag = False,
 ) -> None:
     """The whole story without any set-up: a sample of five regions, from the intake file to the card in the hand."""
+    from config.policies import load_policies
     from producers.cli.demo import Demo, NotQuiet
 
-    logs.configure("error")
+    logs.configure("debug" if os.environ.get("ZHIKA_LOG_LEVEL") == "debug" else "error")
+    _check_faults(faults, "--faults")
+    cities = load_policies().cities()
+    if region is not None and all(region not in (city.key, city.code) for city in cities):
+        known = ", ".join(city.key for city in cities)
+        raise typer.BadParameter(f"没有这个地区 no such region; there are {known}", param_hint="--region")
     console = Console(file=sys.stderr if as_json else sys.stdout)
     if keep is not None and keep.exists() and any(keep.iterdir()):
         raise typer.BadParameter(f"{keep} is not empty", param_hint="--keep")
@@ -150,12 +157,8 @@ def demo(
         )
         try:
             summary = story.run()
-        except NotFound as error:
-            raise typer.BadParameter(str(error), param_hint="--region") from None
         except NotQuiet as error:
             _fail(str(error))
-        except ValueError as error:
-            raise typer.BadParameter(str(error), param_hint="--faults") from None
     if as_json:
         _print_json(summary)
     else:
@@ -176,6 +179,15 @@ def _tell(console: Console, summary: dict[str, Any], out: Path) -> None:
     for check, holds in summary["checks"].items():
         console.print(f"  {'✓' if holds else '✗'} {check}")
     console.print(f"{out / 'report.html'}  ·  {out / 'summary.json'}  ·  {out / 'faces'}/  ({summary['elapsed_s']} s)")
+
+
+def _check_faults(spec: str, hint: str) -> None:
+    from pipeline.gateways.bank_simulated import Faults
+
+    try:
+        Faults.parse(spec)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=hint) from None
 
 
 def _fail(text: str) -> NoReturn:
@@ -199,6 +211,7 @@ def up(
     """Everything on this machine: relay, timers, workers of all stages, file intake, and the simulators. Ends by SIGTERM or `zhika down`."""
     from producers import up as machine
 
+    _check_faults(bank_faults, "--bank-faults")
     settings = _settings(data)
     machine.up(
         settings,
@@ -268,9 +281,11 @@ def simulate_bank(
 ) -> None:
     """A cooperating bank on a port of its own."""
     from producers.simulators.bank import serve
+    from producers.supervisor import end_with_supervisor
 
     if load().env == "production":
         _fail("simulators are refused in production")
+    end_with_supervisor(lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
         serve(bind, ledger, faults, seed)
     except ValueError as error:
@@ -643,7 +658,7 @@ def db_migrate(data: DataDir = None) -> None:
 def main() -> None:
     """Entry point: errors of ours become a line and an exit code."""
     try:
-        app()
+        app(prog_name="zhika")
     except KeyboardInterrupt:
         sys.exit(errors.INTERRUPTED)
     except Exception as error:  # noqa: BLE001 - `report` knows them all

@@ -18,7 +18,7 @@ ACTOR = "outlet-simulator"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outlets:
-    """Every outlet of the installation. `comes(application id)` says whether an applicant will ever come for the card."""
+    """Every outlet of the installation. `comes(acceptance number)` says whether an applicant will ever come for the card."""
 
     context: Context
     comes: Callable[[str], bool]
@@ -51,7 +51,7 @@ class Outlets:
         """Applicants who come take their card."""
         taken = 0
         for outlet, card in self._cards("notified"):
-            if self.comes(card.application):
+            if self.comes(card.acceptance_no):
                 self._hand_over(card, outlet)
                 taken += 1
         return taken
@@ -113,6 +113,6 @@ class Outlets:
             ]
 
 
-def nine_in_ten(application_id: str) -> bool:
-    """Most applicants come; who does not is fixed by the application."""
-    return hashlib.sha256(application_id.encode()).digest()[0] % 10 != 0
+def nine_in_ten(acceptance_no: str) -> bool:
+    """Most applicants come; who does not is fixed by the acceptance number, so a sample always tells the same story."""
+    return hashlib.sha256(acceptance_no.encode()).digest()[0] % 10 != 0

@@ -20,8 +20,9 @@ from pipeline.gateways.bank_simulated import Faults, Ledger, SimulatedBank
 from pipeline.gateways.objects import ObjectMemory
 from pipeline.identifiers import gb11643_check
 from pipeline.person import Person
+from pipeline.policy import Policy
 from pipeline.ports import EncodeOrder, EncodeReport
-from pipeline.services import operate, run_stage, sweep
+from pipeline.services import custody, operate, run_stage, sweep
 from pipeline.services.accept import Accepted, accept
 from pipeline.services.context import Context
 from pipeline.stages.account import Account
@@ -32,7 +33,8 @@ from pipeline.stages.personalisation import Personalisation
 from pipeline.stages.photo import Photo
 from pipeline.stages.validation import Validation
 from pipeline.states import STAGES
-from pipeline.store import applications, views
+from pipeline.store import applications, outbox, stock, views
+from pipeline.store import custody as store_custody
 from pipeline.store.engine import Store
 
 START = datetime(2026, 3, 2, 1, 0, tzinfo=UTC)
@@ -66,6 +68,40 @@ class StubNormaliser:
         from pipeline.photo.normalise import Normalised
 
         return {key: Normalised(picture=b"jpeg" + data, findings=(), quality=80) for key, data in photos.items()}
+
+
+class Killed(BaseException):
+    """The worker's process is gone: nothing that is caught on the way."""
+
+
+class Stand:
+    """A stage with some of its methods replaced."""
+
+    def __init__(self, stage: Any, **methods: Any) -> None:
+        self._stage = stage
+        self.__dict__.update(methods)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stage, name)
+
+
+def dies_before(stage: Any) -> Any:
+    """The worker dies with its intents committed and nothing done."""
+
+    def act(requests: Mapping[str, Any]) -> Mapping[str, Any]:
+        raise Killed
+
+    return Stand(stage, act=act)
+
+
+def dies_after(stage: Any) -> Any:
+    """The worker dies when the world has done what was asked, before it could write that down."""
+
+    def act(requests: Mapping[str, Any]) -> Mapping[str, Any]:
+        stage.act(requests)
+        raise Killed
+
+    return Stand(stage, act=act)
 
 
 @dataclass
@@ -107,6 +143,11 @@ class Line:
                 return
         raise AssertionError("the line does not come to rest")
 
+    def until(self, stage: str) -> None:
+        """Run the stages before this one, once each."""
+        for name in STAGES[: STAGES.index(stage)]:
+            self.step(name)
+
     def sweep(self) -> sweep.Swept:
         return sweep.sweep(self.context, {name: stage.reconciler for name, stage in self.stages.items()})
 
@@ -127,6 +168,81 @@ class Line:
     def history(self, application_id: str) -> list[str]:
         with self.context.store.transaction() as tx:
             return [row.to for row in views.history(tx, application_id)]
+
+    def why(self, application_id: str) -> str:
+        """What the newest line of the history gives as its ground."""
+        with self.context.store.transaction() as tx:
+            return str(views.history(tx, application_id)[-1].why)
+
+    def card(self, application_id: str) -> Any:
+        with self.context.store.transaction() as tx:
+            return views.card_row(tx, application_id)
+
+    def blanks(self) -> dict[str, int]:
+        """Blanks by state."""
+        with self.context.store.transaction() as tx:
+            return stock.balance(tx)
+
+    def ledger_counts(self) -> dict[str, int]:
+        with self.context.store.transaction() as tx:
+            return stock.ledger_counts(tx)
+
+    def events(self, kind: str) -> int:
+        """How many events of a type were written."""
+        with self.context.store.transaction() as tx:
+            return outbox.count(tx, kind)
+
+    def bundles(self, status: str, direction: str = "out") -> list[Any]:
+        with self.context.store.transaction() as tx:
+            return store_custody.bundles(tx, status=status, direction=direction)
+
+    def ship(self) -> list[Any]:
+        """Let half-filled bundles be sealed and give them to the courier; the shipped bundles."""
+        self.later(hours=5)
+        sealed = self.bundles("sealed")
+        for bundle in sealed:
+            custody.ship(self.context, bundle.id, carrier="courier", actor="dispatcher")
+        return sealed
+
+    def to_outlet(self, *submissions: Submission) -> list[str]:
+        """From a submission to a card at its outlet, whose clocks run; the applications."""
+        ids = self.accept(*submissions)
+        self.run()
+        for bundle in self.ship():
+            custody.receive(self.context, bundle.id, outlet=bundle.outlet, seal_no=bundle.seal_no, actor="clerk")
+        self.later(seconds=1)
+        return ids
+
+    def notify(self, application_id: str) -> datetime | None:
+        card = self.card(application_id)
+        return custody.give_notice(self.context, card.id, outlet=card.place, method="sms", actor="clerk")
+
+    def hand_over(self, application_id: str, **changes: Any) -> str:
+        card = self.card(application_id)
+        told: dict[str, Any] = {
+            "outlet": card.place,
+            "serial": card.blank_serial,
+            "taken_by": "holder",
+            "document_type": "resident_id",
+            "document_number": "999001198001010000",
+            "fee_receipt": "R1",
+            "actor": "clerk",
+        }
+        return custody.hand_over(self.context, card.id, **(told | changes))
+
+    def call_back(self, application_id: str) -> str:
+        """The outlet gives the courier a card that was called back; the bundle."""
+        card = self.card(application_id)
+        return custody.send_back(
+            self.context, [card.id], outlet=card.place, seal_no="Back-1", carrier="courier", actor="clerk"
+        )
+
+    def balanced(self) -> dict[str, int]:
+        """Cards by place; the cards' own rows and the custody events agree."""
+        with self.context.store.transaction() as tx:
+            by_row, by_event = store_custody.balance(tx)
+        assert by_row == by_event
+        return by_row
 
 
 @pytest.fixture
@@ -192,5 +308,28 @@ def submission() -> Callable[..., Submission]:
             photo=b"photo %d" % n,
         )
         return replace(base, **changes)
+
+    return make
+
+
+@pytest.fixture
+def regional(submission: Callable[..., Submission]) -> Callable[..., Submission]:
+    """Makes a submission that a region's own policy accepts."""
+
+    def make(policy: Policy, n: int = 1, **changes: Any) -> Submission:
+        district = next(iter(policy.districts))
+        known = submission(
+            n,
+            region=policy.code,
+            district=district,
+            window=policy.window_for(category="urban_employee", district=district).value,
+            bank_code=next(iter(policy.banks)),
+            agency=f"ag_{district}01",
+            outlet=f"out_{policy.code}01",
+            unit_code="U0001",
+            documents=tuple(Document(type=name) for name in policy.required.documents.value),
+            person={"occupation": "样例"},
+        )
+        return replace(known, **changes)
 
     return make

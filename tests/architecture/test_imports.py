@@ -1,0 +1,59 @@
+"""Who may know whom: the contracts of pyproject.toml, and what they cannot say."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from importlinter.cli import lint_imports
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = ("card_personalization", "pipeline", "config", "workers", "producers")
+
+
+def modules() -> Iterator[Path]:
+    for package in PACKAGES:
+        yield from sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level names of the packages a module imports, wherever in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_the_import_contracts_hold(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(ROOT)
+    assert lint_imports(config_filename="pyproject.toml", no_cache=True, no_logo=True) == 0, capsys.readouterr().out
+
+
+DOORS = {
+    "sqlalchemy": ("pipeline/store/",),
+    "alembic": ("pipeline/store/",),
+    "psycopg": ("pipeline/store/",),
+    "dramatiq": ("workers/", "producers/relay.py"),
+    "httpx2": ("pipeline/gateways/",),
+    "PIL": ("pipeline/photo/", "card_personalization/face.py", "producers/simulators/"),
+    "cryptography": ("pipeline/store/sealing.py", "pipeline/gateways/objects.py", "card_personalization/"),
+    "chinese_calendar": ("pipeline/calendar.py",),
+    "python_calamine": ("producers/batch_file.py",),
+    "pydantic_settings": ("config/settings.py",),
+}
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_library_has_one_door(library: str) -> None:
+    behind = [path.relative_to(ROOT).as_posix() for path in modules() if library in imported(path)]
+    assert behind, f"nobody imports {library}: take it off this list"
+    assert [name for name in behind if not name.startswith(DOORS[library])] == []
+
+
+def test_nothing_that_runs_imports_the_tests() -> None:
+    assert [path.name for path in modules() if "tests" in imported(path)] == []
