@@ -31,6 +31,7 @@ from pipeline.application import Document, Submission
 from pipeline.identifiers import gb11643_check
 from pipeline.person import Person
 from pipeline.services.accept import accept
+from pipeline.stages.registry import CHUNKS
 from pipeline.states import STAGES
 from pipeline.store import applications
 from producers.relay import Relay
@@ -40,7 +41,6 @@ from workers.broker import SafeRabbitmqBroker, make_broker
 POSTGRES = os.environ.get("ZHIKA_TEST_POSTGRES", "postgresql://zhika:zhika@127.0.0.1:5432/zhika")
 AMQP = os.environ.get("ZHIKA_TEST_AMQP", "amqp://zhika:zhika@127.0.0.1:5672/zhika")
 CHUNK = 200
-PRODUCTION = {"validation": 200, "photo": 8, "account": 20, "personalisation": 8, "dispatch": 200, "collection": 200}
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -137,10 +137,16 @@ def pids_named(*names: str) -> list[int]:
     return found
 
 
-def run(url: str, *, count: int, chunks: Mapping[str, int], start: int, workers: int, threads: int, label: str) -> Measured:
+def run(
+    url: str, *, count: int, chunks: Mapping[str, int], start: int, workers: int, threads: int, label: str
+) -> Measured:
     """Move `count` applications from accepted to the end of the line, and measure."""
     settings = load(
-        env="test", data_dir=Path("out/bench/data"), database={"url": url}, broker={"url": AMQP}, workers={"threads": threads}
+        env="test",
+        data_dir=Path("out/bench/data"),
+        database={"url": url},
+        broker={"url": AMQP},
+        workers={"threads": threads},
     )
     installation = Installation(settings)
     context = installation.context
@@ -219,7 +225,7 @@ def main() -> None:
         "warm_up": (400, dict.fromkeys(STAGES, CHUNK)),
         "chunked": (given.chunked, dict.fromkeys(STAGES, CHUNK)),
         "single": (given.single, dict.fromkeys(STAGES, 1)),
-        "production": (given.production, PRODUCTION),
+        "production": (given.production, CHUNKS),
     }
     results: dict[str, Measured] = {}
     for label, (count, chunks) in plan.items():
@@ -243,11 +249,9 @@ def main() -> None:
         "chunked_per_s": round(chunked.per_s, 1),
         "single_per_s": round(single.per_s, 1),
         "ratio": round(chunked.per_s / single.per_s, 2),
-        "production_chunks": PRODUCTION,
+        "production_chunks": dict(CHUNKS),
         "production_per_s": round(production.per_s, 1),
-        "cpu_ms_per_application": {
-            name: dict(results[name].cpu_ms) for name in ("chunked", "single", "production")
-        },
+        "cpu_ms_per_application": {name: dict(results[name].cpu_ms) for name in ("chunked", "single", "production")},
         "applications": {name: results[name].applications for name in ("chunked", "single", "production")},
     }
     given.out.parent.mkdir(parents=True, exist_ok=True)

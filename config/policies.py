@@ -49,12 +49,18 @@ class Policies:
             return policy
         kept = self._versions.get((region_code, version))
         if kept is None:
-            raise NotFound(f"{policy.zh}没有政策版本 {version}", f"{policy.en} has no policy version {version}", code="policy.unknown")
+            raise NotFound(
+                f"{policy.zh}没有政策版本 {version}",
+                f"{policy.en} has no policy version {version}",
+                code="policy.unknown",
+            )
         return kept
 
     def cities(self) -> tuple[Policy, ...]:
         """The current policy of each city, by code."""
-        return tuple(policy for code, policy in sorted(self._current.items()) if code == policy.code and policy.parent is None)
+        return tuple(
+            policy for code, policy in sorted(self._current.items()) if code == policy.code and policy.parent is None
+        )
 
 
 def load_policies(directory: Path = DIRECTORY) -> Policies:
@@ -71,12 +77,21 @@ def load_policies(directory: Path = DIRECTORY) -> Policies:
         city = policies[0]
         other = origin.setdefault((city.code, city.effective), path.name)
         if other != path.name:
-            raise PolicyFileError(f"{path.name} 与 {other} 地区代码及生效日期相同", f"{path.name}: key code: same region and effective date as {other}")
+            raise PolicyFileError(
+                f"{path.name} 与 {other} 地区代码及生效日期相同",
+                f"{path.name}: key code: same region and effective date as {other}",
+            )
         covered = dict.fromkeys((city.code, *city.districts), city) | {policy.code: policy for policy in policies}
         versions |= {(code, policy.version): policy for code, policy in covered.items()}
-        current |= {code: policy for code, policy in covered.items() if code not in current or current[code].effective < policy.effective}
+        current |= {
+            code: policy
+            for code, policy in covered.items()
+            if code not in current or current[code].effective < policy.effective
+        }
     if not current:
-        raise PolicyFileError(f"{directory.name} 目录下没有地区政策文件", f"no policy file in directory {directory.name}")
+        raise PolicyFileError(
+            f"{directory.name} 目录下没有地区政策文件", f"no policy file in directory {directory.name}"
+        )
     return Policies(MappingProxyType(current), MappingProxyType(versions))
 
 

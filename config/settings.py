@@ -5,6 +5,7 @@ Secrets come as files, never as values.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -127,7 +128,9 @@ class Settings(BaseSettings):
     data_dir: Path = Path("zhika-data")
     key_file: Path | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    database: Database = Field(default_factory=lambda known: Database(url=f"sqlite:///{known['data_dir'] / 'zhika.db'}"))
+    database: Database = Field(
+        default_factory=lambda known: Database(url=f"sqlite:///{known['data_dir'] / 'zhika.db'}")
+    )
     broker: Broker = Broker()
     banks: dict[str, Bank] = {}
     accounts: Accounts = Accounts()
@@ -173,6 +176,19 @@ class Settings(BaseSettings):
         return self.key_file or self.data_dir / "installation.key"
 
 
+_OTHER_NAMES = ("ZHIKA_SUPERVISOR", "ZHIKA_TEST_")
+
+
+def _strange_names() -> list[str]:
+    """Names in the environment that look like settings and are none: a misspelt one would be ignored in silence."""
+    groups = {f"ZHIKA_{name.upper()}" for name in Settings.model_fields}
+    return sorted(
+        name
+        for name in map(str.upper, os.environ)
+        if name.startswith("ZHIKA_") and not name.startswith(_OTHER_NAMES) and name.partition("__")[0] not in groups
+    )
+
+
 class OnlyGiven(Settings):
     """Settings that neither the environment nor a file has a say in."""
 
@@ -197,11 +213,16 @@ def load(kind: type[Settings] = Settings, /, **given: object) -> Settings:
     Raises:
         BadConfiguration: a value cannot be used.
     """
+    if kind is Settings and (strange := _strange_names()):
+        known = ", ".join(f"ZHIKA_{name.upper()}" for name in Settings.model_fields)
+        raise BadConfiguration([f"{name}: no such setting; there are {known}" for name in strange])
     try:
         return kind(**given)  # type: ignore[arg-type]
     except ValidationError as error:
         problems = []
         for item in error.errors(include_url=False, include_input=False):
+            if item["type"] == "default_factory_not_called":  # follows from another problem
+                continue
             name = "ZHIKA_" + "__".join(str(part).upper() for part in item["loc"]) if item["loc"] else "configuration"
             problems.append(f"{name}: {item['msg'].removeprefix('Value error, ')}")
         raise BadConfiguration(problems) from None

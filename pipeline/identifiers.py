@@ -140,7 +140,9 @@ def social_security_number(id_type: IdType, id_number: str, *, nationality: str 
     Officers' documents do not: those people have a citizen number of their own. The lifetime number of a travel permit leaves
     out its letter and its count of renewals.
     """
-    if id_type in ("resident_id", "household_book", "hmt_residence") or (id_type == "foreigner_pr" and id_number[:1].isdigit()):
+    if id_type in ("resident_id", "household_book", "hmt_residence") or (
+        id_type == "foreigner_pr" and id_number[:1].isdigit()
+    ):
         return id_number if resident_id_problem(id_number) is None else None
     if id_type in _PERMIT:
         country, form = _PERMIT[id_type]

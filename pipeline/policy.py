@@ -231,7 +231,9 @@ class Policy(_Value):
         """The prefecture's code: what the chip carries (CARD 1.4)."""
         return self.parent or self.code
 
-    def window_for(self, *, category: str, district: str, kind: Kind = "first", priority: Priority = "normal") -> Sourced[str]:
+    def window_for(
+        self, *, category: str, district: str, kind: Kind = "first", priority: Priority = "normal"
+    ) -> Sourced[str]:
         """The one competent kind of office (KL-4, DL-15, SG-8, LN-8.3, WH-8).
 
         Raises:
@@ -248,7 +250,11 @@ class Policy(_Value):
         """How long making this kind of card may take."""
         if priority == "urgent":
             return self.deadlines.urgent
-        return {"first": self.deadlines.first, "replacement": self.deadlines.replacement, "exchange": self.deadlines.exchange}[kind]
+        return {
+            "first": self.deadlines.first,
+            "replacement": self.deadlines.replacement,
+            "exchange": self.deadlines.exchange,
+        }[kind]
 
     def fee(self, kind: Kind) -> Sourced[int]:
         """What this kind of card costs, in fen."""
@@ -296,7 +302,16 @@ def read(raw: Mapping[str, Any]) -> tuple[Policy, ...]:
     city = Policy.model_validate(base)
     return city, *(
         Policy.model_validate(
-            _merged(base, {**overrides[code], "code": code, "parent": city.code, "zh": city.zh + district.zh, "en": f"{district.en}, {city.en}"})
+            _merged(
+                base,
+                {
+                    **overrides[code],
+                    "code": code,
+                    "parent": city.code,
+                    "zh": city.zh + district.zh,
+                    "en": f"{district.en}, {city.en}",
+                },
+            )
         )
         for code, district in city.districts.items()
         if district.sub_region

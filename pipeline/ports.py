@@ -67,7 +67,9 @@ class BankGateway(Protocol):
     Raises: `TransientError` when nothing could be asked at all.
     """
 
-    def submit(self, instructions: Sequence[Instruction], *, deadline: datetime) -> Mapping[Key, BankReply | BankFailure]: ...
+    def submit(
+        self, instructions: Sequence[Instruction], *, deadline: datetime
+    ) -> Mapping[Key, BankReply | BankFailure]: ...
 
     def find(self, keys: Sequence[Key], *, deadline: datetime) -> Mapping[Key, BankReply | BankFailure | None]: ...
 

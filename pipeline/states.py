@@ -42,15 +42,20 @@ STATUSES: MappingProxyType[str, Status] = MappingProxyType(
         ),
         "dispatch": _s("dispatch", "produced", "已制卡", "Produced", "delivered", "held", "personalisation"),
         "delivered": _s(
-            "collection", "at_outlet", "网点签收", "Arrived at outlet", "notified", "collected", "uncollected", "returned"
+            "collection",
+            "at_outlet",
+            "网点签收",
+            "Arrived at outlet",
+            "notified",
+            "collected",
+            "uncollected",
+            "returned",
         ),
         "notified": _s("collection", "ready", "待领取", "Ready to collect", "collected", "uncollected", "returned"),
         "collected": _s(None, "collected", "已领取", "Collected", "notified", live=False),
         "uncollected": _s("collection", "overdue", "逾期未领", "Overdue", "collected", "recalled"),
         "recalled": _s("collection", "overdue", "逾期未领", "Overdue", "returned", "collected"),
-        "returned": _s(
-            "collection", "sealed", "逾期封存", "Returned", "reissued", "personalisation", "destroyed"
-        ),
+        "returned": _s("collection", "sealed", "逾期封存", "Returned", "reissued", "personalisation", "destroyed"),
         "reissued": _s("collection", "shipped", "已寄出", "Shipped again", "delivered"),
         "destroyed": _s(None, "closed", "已销毁，需重新申领", "Destroyed", live=False),
         "awaiting_correction": _s(
@@ -111,7 +116,12 @@ def diagram() -> str:
         lines += [f"    {name} --> {to}" for to in sorted(status.to)]
         if not status.to:
             lines.append(f"    {name} --> [*]")
-    lines += ["```", "", "| status | stage | public | 对外 | English | live | goes to |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        "```",
+        "",
+        "| status | stage | public | 对外 | English | live | goes to |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, status in STATUSES.items():
         code, zh, en = status.public
         goes = ", ".join(sorted(status.to)) or "end"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -64,8 +64,7 @@ class Relay:
                 tx, stage=stage, lane=lane, limit=limit, token=token, now=now, until=now + self.lease
             )
         orders = [
-            WorkOrder(stage=stage, lane=lane, ids=tuple(ids), trace=token[6:14])
-            for ids in split(rows, chunk=chunk)
+            WorkOrder(stage=stage, lane=lane, ids=tuple(ids), trace=token[6:14]) for ids in split(rows, chunk=chunk)
         ]
         for n, order in enumerate(orders):
             try:
@@ -92,9 +91,9 @@ class Relay:
         while not stopping.is_set():
             try:
                 with control.leadership(self.context.store, "relay") as leads:
-                    if leads:
+                    if leads is not None:
                         log.info("relay leads")
-                        self._lead(stopping)
+                        self._lead(stopping, leads)
                     else:
                         stopping.wait(2.0)
             except (TransientError, BrokerError) as error:
@@ -104,9 +103,9 @@ class Relay:
                 log.error("relay: %s", type(error).__name__, exc_info=True)
                 stopping.wait(1.0)
 
-    def _lead(self, stopping: threading.Event) -> None:
+    def _lead(self, stopping: threading.Event, leads: Callable[[], bool]) -> None:
         with self.context.store.listening() as heard:
-            while not stopping.is_set():
+            while not stopping.is_set() and leads():
                 published = self.publish()
                 sweep.place_events(self.context)
                 self.broker.breathe()

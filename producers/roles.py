@@ -12,8 +12,11 @@ from datetime import timedelta
 from types import FrameType
 
 from config import metrics
+from config.release import release
+from config.settings import BadConfiguration
 from config.wiring import Installation
 from pipeline.errors import TransientError
+from pipeline.stages.registry import CHUNKS
 from pipeline.states import STAGES
 from pipeline.store import control
 from producers.file_intake import Watcher
@@ -26,9 +29,6 @@ from workers.broker import make_broker
 
 log = logging.getLogger("zhika.roles")
 BEAT_S = 2.0
-
-CHUNKS: dict[str, int] = {"validation": 200, "photo": 8, "account": 20, "personalisation": 8, "dispatch": 200, "collection": 200}
-"""How many ids a work order of each stage carries (a stage's own `chunk`, for a process that has no stages)."""
 
 
 def stop_on_signals() -> threading.Event:
@@ -73,8 +73,23 @@ def alive(installation: Installation, role: str, stopping: threading.Event) -> I
             log.warning("%s ends without saying so: the database is away", role)
 
 
+def _needs_broker(installation: Installation) -> None:
+    """A role of its own process talks to the others through a broker.
+
+    Raises:
+        BadConfiguration: there is none.
+    """
+    if installation.settings.embedded:
+        raise BadConfiguration(
+            [
+                "ZHIKA_BROKER__URL: a role of its own needs RabbitMQ (amqp://…); without a broker use `zhika up`, which is one process"
+            ]
+        )
+
+
 def run_relay(installation: Installation) -> None:
     """Be the relay until told to stop."""
+    _needs_broker(installation)
     stopping = stop_on_signals()
     settings = installation.settings
     broker = make_broker(settings.broker.url, quorum=settings.broker.quorum)
@@ -93,7 +108,9 @@ def run_relay(installation: Installation) -> None:
 
 def run_timers(installation: Installation) -> None:
     """Be the timers until told to stop; serves the metrics that only the database knows."""
+    _needs_broker(installation)
     stopping = stop_on_signals()
+    metrics.BUILD.labels(release(), "full").set(1)
     if installation.settings.metrics.bind:
         metrics.serve(installation.settings.metrics.bind)
     with alive(installation, "timers", stopping):
@@ -102,6 +119,7 @@ def run_timers(installation: Installation) -> None:
 
 def run_worker(installation: Installation, stages: Sequence[str]) -> None:
     """Be a worker of some stages until told to stop."""
+    _needs_broker(installation)
     stopping = stop_on_signals()
     role = "worker:" + ("all" if tuple(stages) == STAGES else "+".join(stages))
     if "personalisation" in stages:
@@ -118,5 +136,3 @@ def run_file_intake(installation: Installation) -> None:
     )
     with alive(installation, "file-intake", stopping):
         watcher.run(stopping)
-
-

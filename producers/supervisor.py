@@ -151,7 +151,9 @@ def down(state: Path, *, timeout_s: float = GRACE_S + 10) -> None:
         if not _is_ours(pid):
             return
         time.sleep(0.1)
-    raise Conflict(f"进程 {pid} 未在规定时间内结束", f"process {pid} did not end within {timeout_s:.0f} s", code="not-stopped")
+    raise Conflict(
+        f"进程 {pid} 未在规定时间内结束", f"process {pid} did not end within {timeout_s:.0f} s", code="not-stopped"
+    )
 
 
 def end_with_supervisor(end: Callable[[], object]) -> None:

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from config import metrics
 from pipeline.errors import TransientError
 from pipeline.services import sweep
 from pipeline.services.context import Context
-from pipeline.stages.base import Reconciler
-from pipeline.states import STAGES
+from pipeline.stages.registry import RECONCILERS
 from pipeline.store import control, outbox, timers, views
 
 log = logging.getLogger("zhika.timers")
 EVERY_S = 1.0
 FIGURES_EVERY = 10
-
-RECONCILERS: Mapping[str, Reconciler] = {
-    **dict.fromkeys(STAGES, "none"),
-    "account": "worker",
-    "personalisation": "station",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,9 +31,9 @@ class Timers:
         while not stopping.is_set():
             try:
                 with control.leadership(self.context.store, "timers") as leads:
-                    if leads:
+                    if leads is not None:
                         log.info("timers lead")
-                        self._lead(stopping)
+                        self._lead(stopping, leads)
                     else:
                         stopping.wait(2.0)
             except TransientError as error:
@@ -50,10 +43,12 @@ class Timers:
                 log.error("timers: %s", type(error).__name__, exc_info=True)
                 stopping.wait(1.0)
 
-    def _lead(self, stopping: threading.Event) -> None:
+    def _lead(self, stopping: threading.Event, leads: Callable[[], bool]) -> None:
         rounds = 0
-        while not stopping.is_set():
+        while not stopping.is_set() and leads():
             swept = sweep.sweep(self.context, RECONCILERS)
+            for stage, count in swept.expired.items():
+                metrics.EXPIRED.labels(stage).inc(count)
             if rounds % FIGURES_EVERY == 0:
                 self._figures()
             rounds += 1
@@ -73,7 +68,9 @@ class Timers:
         for row in stages:
             for state in ("ready", "running", "waiting", "held"):
                 metrics.STAGE_ITEMS.labels(row.stage, row.lane, state).set(getattr(row, state))
-            metrics.STAGE_OLDEST.labels(row.stage, row.lane).set((now - row.oldest).total_seconds() if row.oldest else 0)
+            metrics.STAGE_OLDEST.labels(row.stage, row.lane).set(
+                (now - row.oldest).total_seconds() if row.oldest else 0
+            )
             metrics.STAGE_PAUSED.labels(row.stage).set(row.paused)
         for blank in blanks:
             metrics.BLANKS.labels(blank.type, blank.location, blank.state).set(blank.n)

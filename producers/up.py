@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from config import metrics
+from config.release import release
 from config.settings import Settings
 from config.wiring import Installation
 from pipeline.errors import Conflict, Defect, Refused, TransientError
@@ -46,7 +47,6 @@ def up(
     ready_file: Path | None,
     bank_bind: str,
     bank_faults: str,
-    version: str,
 ) -> None:
     """Run until SIGTERM; prints one line of JSON once everything is ready.
 
@@ -57,7 +57,6 @@ def up(
     """
     if settings.env == "production" and (simulators or outlets):
         raise Defect("simulators are refused in production: use --no-simulators")
-    metrics.BUILD.labels(version, "embedded" if settings.embedded else "full").set(1)
     with only_process(settings.database.url), closing(Installation(settings)) as installation:
         _stock_up(installation, blanks if simulators else 0)
     refuse_second(state_file(settings))
@@ -71,7 +70,9 @@ def up(
     if settings.embedded:
         _embedded(settings, bank_bind if bank_url else None, bank_faults, outlets, lambda: _announce(line, ready_file))
     else:
-        _supervised(settings, bank_bind if bank_url else None, bank_faults, outlets, lambda: _announce(line, ready_file))
+        _supervised(
+            settings, bank_bind if bank_url else None, bank_faults, outlets, lambda: _announce(line, ready_file)
+        )
 
 
 def _stock_up(installation: Installation, count: int) -> None:
@@ -129,6 +130,7 @@ def _embedded(
         for helper in helpers:
             helper.start()
         state.write_text(json.dumps({"pid": os.getpid(), "children": {}}) + "\n")
+        metrics.BUILD.labels(release(), "embedded").set(1)
         if settings.metrics.bind:
             metrics.serve(settings.metrics.bind)
         ready()
@@ -164,7 +166,9 @@ def _supervised(
     supervisor.stopping = stop_on_signals()
     supervisor.start()
     late = threading.Event()
-    thread = threading.Thread(target=_announce_when_up, args=(settings, supervisor, bank_bind, ready, late), daemon=True)
+    thread = threading.Thread(
+        target=_announce_when_up, args=(settings, supervisor, bank_bind, ready, late), daemon=True
+    )
     thread.start()
     supervisor.watch()
     if late.is_set():

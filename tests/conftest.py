@@ -15,6 +15,7 @@ import pytest
 from pipeline.clock import SystemClock
 from pipeline.store.engine import Store
 from pipeline.store.sealing import Sealer
+from pipeline.store.tables import metadata
 
 POSTGRES = os.environ.get("ZHIKA_TEST_POSTGRES", "postgresql://zhika:zhika@127.0.0.1:5432/zhika")
 AMQP = os.environ.get("ZHIKA_TEST_AMQP", "amqp://zhika:zhika@127.0.0.1:5672/zhika")
@@ -72,10 +73,32 @@ def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'zhika.db'}"
 
 
+@pytest.fixture(scope="session")
+def shared_postgres(postgres_template: str) -> Iterator[str]:
+    """A database that tests use one after the other."""
+    name = f"zhika_shared_{os.getpid()}"
+    with psycopg.connect(POSTGRES, autocommit=True) as admin:
+        admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{postgres_template}"')
+        yield _named(name)
+        admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def emptied_postgres(shared_postgres: str) -> str:
+    """The shared database with nothing in its tables; connections that a test left open are ended."""
+    tables = ", ".join(f'"{table.name}"' for table in metadata.sorted_tables)
+    with psycopg.connect(shared_postgres, autocommit=True) as conn:
+        conn.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        conn.execute(f"TRUNCATE {tables} RESTART IDENTITY CASCADE")
+    return shared_postgres
+
+
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database_url(request: pytest.FixtureRequest) -> str:
     """Each test runs once on each database."""
-    return str(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "postgres_url"))
+    return str(request.getfixturevalue("sqlite_url" if request.param == "sqlite" else "emptied_postgres"))
 
 
 @pytest.fixture

@@ -25,7 +25,9 @@ _PRIORITY = {"urgent": 0, "normal": 1, "bulk": 2}
 PAUSE_S = 1.0
 
 
-def declare(broker: Broker, run: Callable[[WorkOrder], None], stages: Mapping[str, Stage] | tuple[str, ...] = STAGES) -> None:
+def declare(
+    broker: Broker, run: Callable[[WorkOrder], None], stages: Mapping[str, Stage] | tuple[str, ...] = STAGES
+) -> None:
     """Make the queues of stages known to a broker, and what is done with their messages."""
     for stage in stages:
         for lane in LANES:

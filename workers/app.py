@@ -15,10 +15,9 @@ from config.wiring import Installation
 from pipeline.application import LANES
 from pipeline.errors import TransientError
 from pipeline.messages import queue_name
-from pipeline.services import run_stage
+from pipeline.services import run_stage, sweep
 from pipeline.services.context import Context
 from pipeline.stages.base import Stage
-from pipeline.store import applications
 from workers import actors
 from workers.broker import InProcessBroker, SafeRabbitmqBroker, make_broker
 
@@ -53,7 +52,10 @@ def worker(
         _take_over(installation, stage)
     loops = [
         threading.Thread(
-            target=_reconcile_loop, args=(installation, stage, name, stopping), name=f"reconcile-{stage.name}", daemon=True
+            target=_reconcile_loop,
+            args=(installation, stage, name, stopping),
+            name=f"reconcile-{stage.name}",
+            daemon=True,
         )
         for stage in stations
     ]
@@ -76,10 +78,8 @@ def worker(
 
 
 def _take_over(installation: Installation, stage: Stage) -> None:
-    """What this station's former process held when it died is settled now, not when its lease ends."""
     station = installation.encoder.station
-    with installation.store.transaction() as tx:
-        taken = applications.take_over(tx, stage=stage.name, station=station, now=installation.clock.now())
+    taken = sweep.take_over(installation.context, stage.name, station)
     if taken:
         log.warning("station %s: %d cards were under way when the former process ended", station, taken)
 

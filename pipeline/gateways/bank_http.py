@@ -100,7 +100,9 @@ class BankHttp:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -108,7 +110,9 @@ class BankHttp:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._client.close()
 
-    def submit(self, instructions: Sequence[Instruction], *, deadline: datetime) -> Mapping[Key, BankReply | BankFailure]:
+    def submit(
+        self, instructions: Sequence[Instruction], *, deadline: datetime
+    ) -> Mapping[Key, BankReply | BankFailure]:
         """Answer every key by the deadline; a bank that is down is a `TransientError` for each.
 
         Raises:
@@ -308,7 +312,11 @@ def _pending(document: Mapping[str, Any]) -> Pending:
     return Pending(expected_by=expected_by)
 
 
-_REPLIES: Mapping[str, Callable[[Mapping[str, Any]], BankReply]] = {"done": _done, "declined": _declined, "pending": _pending}
+_REPLIES: Mapping[str, Callable[[Mapping[str, Any]], BankReply]] = {
+    "done": _done,
+    "declined": _declined,
+    "pending": _pending,
+}
 
 
 def _outcome(future: Future[Result]) -> Result:

@@ -198,8 +198,12 @@ CREATE TABLE IF NOT EXISTS accounts (
     id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, bank_code TEXT NOT NULL, identity BLOB NOT NULL,
     account_ref TEXT NOT NULL UNIQUE, card_number TEXT NOT NULL UNIQUE, UNIQUE (bank_code, identity));
 """
-_BY_KEY = "SELECT seq, key, content, ready_at, status, reply FROM instructions WHERE key IN (SELECT value FROM json_each(?))"
-_BY_DAY = "SELECT seq, key, content, ready_at, status, reply FROM instructions WHERE day = ? AND seq > ? ORDER BY seq LIMIT ?"
+_BY_KEY = (
+    "SELECT seq, key, content, ready_at, status, reply FROM instructions WHERE key IN (SELECT value FROM json_each(?))"
+)
+_BY_DAY = (
+    "SELECT seq, key, content, ready_at, status, reply FROM instructions WHERE day = ? AND seq > ? ORDER BY seq LIMIT ?"
+)
 
 
 class Ledger:
@@ -282,7 +286,9 @@ class Ledger:
             (entry.key, entry.content, civil_date(entry.at).isoformat(), entry.ready_at.isoformat(),
              "done" if isinstance(reply, Done) else "declined", json.dumps(astuple(reply), ensure_ascii=False)),
         )  # fmt: skip
-        return Record(seq=cursor.lastrowid or 0, key=entry.key, content=entry.content, ready_at=entry.ready_at, reply=reply)
+        return Record(
+            seq=cursor.lastrowid or 0, key=entry.key, content=entry.content, ready_at=entry.ready_at, reply=reply
+        )
 
     def _open(self, entry: Entry) -> Done | Declined:
         taken = "SELECT 1 FROM accounts WHERE bank_code = ? AND identity = ?"
@@ -363,7 +369,9 @@ class SimulatedBank:
     def __repr__(self) -> str:
         return f"SimulatedBank({self.faults!r})"
 
-    def submit(self, instructions: Sequence[Instruction], *, deadline: datetime) -> Mapping[Key, BankReply | BankFailure]:
+    def submit(
+        self, instructions: Sequence[Instruction], *, deadline: datetime
+    ) -> Mapping[Key, BankReply | BankFailure]:
         """Answer every key; the whole call is one commit.
 
         Raises:
@@ -433,7 +441,9 @@ class SimulatedBank:
             number_seed=f"{self._salt}:{instruction.key}", at=now, ready_at=now + late,
         )  # fmt: skip
 
-    def _answer(self, strike: Declined | Mishap | None, records: Mapping[Key, Record | None], key: Key, now: datetime) -> Answer:
+    def _answer(
+        self, strike: Declined | Mishap | None, records: Mapping[Key, Record | None], key: Key, now: datetime
+    ) -> Answer:
         mishap = strike if isinstance(strike, Mishap) else None
         if key not in records:
             return Answer(mishap=mishap)

@@ -70,7 +70,9 @@ def decode(data: bytes, header: Header, *, short_side_px: int) -> Decoded | Find
 def _decode(data: bytes, header: Header, *, short_side_px: int) -> Decoded | Finding:
     with Image.open(io.BytesIO(data), formats=[header.format.upper()]) as image:
         if image.size != (header.width_px, header.height_px):
-            return find("FILE_CORRUPT")  # two readers of one header must agree, or a limit was checked on the wrong size
+            return find(
+                "FILE_CORRUPT"
+            )  # two readers of one header must agree, or a limit was checked on the wrong size
         if header.format == "png" and getattr(image, "is_animated", False):
             return find("ANIMATED")
         if image.mode in _REFUSED_MODES:

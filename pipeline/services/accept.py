@@ -132,11 +132,15 @@ def take_in(
             "batch_id": batch[0] if batch else None,
             "batch_row": batch[1][n] if batch else None,
         }
-    in_order = sorted(rows.values(), key=itemgetter("person_id"))  # two callers with the same people never wait crosswise
+    in_order = sorted(
+        rows.values(), key=itemgetter("person_id")
+    )  # two callers with the same people never wait crosswise
     taken = applications.insert_received(tx, in_order, now=now, actor=actor)
     entered = [n for n in wanted if rows[n]["id"] in taken]
     applications.redeclare_persons(tx, {rows[n]["person_id"]: submissions[n].person for n in entered})
     _fees(tx, {rows[n]["id"]: (policies[n], submissions[n]) for n in entered}, now=now)
+    refused = [rows[n]["person_id"] for n in wanted if rows[n]["id"] not in taken]
+    live = applications.live_of(tx, refused, card_type=CARD_TYPE) if refused else {}
     for n in wanted:
         row = rows[n]
         if row["id"] in taken:
@@ -149,11 +153,14 @@ def take_in(
                 zh="该人员已有办理中的申领，不能重复申领；如需更改请补正原申领",
                 en="This person has a live application already; correct that one instead",
                 pointer="#/person/id_number",
+                id=live.get(row["person_id"]),
             )
     for n, original in again.items():
         told = answers[original]
         answers[n] = (
-            Replayed(id=told.id, acceptance_no=told.acceptance_no, due_at=told.due_at) if isinstance(told, Accepted) else told
+            Replayed(id=told.id, acceptance_no=told.acceptance_no, due_at=told.due_at)
+            if isinstance(told, Accepted)
+            else told
         )
     if taken:
         tx.nudge()
@@ -198,7 +205,6 @@ def _row(tx: Tx, submission: Submission, policy: Policy, now: datetime) -> dict[
         "solo": False,
         "attempts": 0,
         "crashes": 0,
-        "remakes": 0,
     }
 
 
@@ -222,7 +228,10 @@ def _fees(tx: Tx, taken: Mapping[str, tuple[Policy, Submission]], *, now: dateti
         if fee.value > 0:
             due.append(
                 fees.Due(
-                    application_id=application_id, kind=submission.kind, amount_fen=fee.value, rule=fee.rule or "default"
+                    application_id=application_id,
+                    kind=submission.kind,
+                    amount_fen=fee.value,
+                    rule=fee.rule or "default",
                 )
             )
     fees.charge(tx, due, now=now)

@@ -12,8 +12,10 @@ from datetime import datetime
 from typing import Any, Literal
 
 from pipeline import transitions
+from pipeline.application import Application
 from pipeline.errors import Conflict, NotFound, Refused
 from pipeline.events import Event
+from pipeline.identifiers import normalise_number
 from pipeline.outcomes import Advance
 from pipeline.policy import Policy
 from pipeline.services.context import Context
@@ -42,7 +44,7 @@ def seal_now(context: Context, bundle_id: str, *, actor: str) -> str:
     """
     now = context.now()
     with context.store.transaction() as tx:
-        _bundle(tx, bundle_id, "packing", "out")
+        _bundle(tx, bundle_id, ("packing",), "out")
         if not custody.cards_in(tx, bundle_id):
             raise Conflict("空箱不能封箱", "an empty bundle is not sealed")
         custody.seal(tx, [bundle_id], now=now)
@@ -60,13 +62,19 @@ def ship(context: Context, bundle_id: str, *, carrier: str, actor: str) -> int:
     """
     now = context.now()
     with context.store.transaction() as tx:
-        bundle = _bundle(tx, bundle_id, "sealed", "out")
+        bundle = _bundle(tx, bundle_id, ("sealed",), "out")
         cards = custody.cards_in(tx, bundle_id)
         custody.hand_on(
-            tx, cards, taker=Place("courier", carrier), now=now, actor=actor, bundle_id=bundle_id, seal_no=bundle.seal_no
+            tx,
+            cards,
+            taker=Place("courier", carrier),
+            now=now,
+            actor=actor,
+            bundle_id=bundle_id,
+            seal_no=bundle.seal_no,
         )
         custody.mark(tx, bundle_id, status="shipped", shipped_at=now)
-        _tell(tx, _bundle_event("bundle.shipped", bundle, 2, cards=len(cards)), now=now)
+        _tell(tx, _bundle_event("bundle.shipped", bundle, now, cards=len(cards)), now=now)
         audit.append(tx, actor=actor, action="bundle.ship", target=bundle_id, now=now, detail={"cards": len(cards)})
         return len(cards)
 
@@ -89,9 +97,10 @@ def receive(
     actor: str,
     received: Sequence[str] | None = None,
 ) -> Receipt:
-    """The outlet signs for a bundle: courier → outlet; its applications are delivered. `received` None: all of the packing list.
+    """The outlet signs for a bundle: courier → outlet; its applications are delivered. `received` None: all that is still under way.
 
-    Missing cards leave the bundle disputed; the others go on.
+    Missing cards leave the bundle disputed; the others go on. What turns up later is signed for in the same way, and the last of it
+    settles the dispute.
 
     Raises:
         NotFound: no such bundle for this outlet.
@@ -100,14 +109,14 @@ def receive(
     """
     now = context.now()
     with context.store.transaction() as tx:
-        bundle = _bundle(tx, bundle_id, "shipped", "out", outlet=outlet)
+        bundle = _bundle(tx, bundle_id, ("shipped", "disputed"), "out", outlet=outlet)
         _same_seal(bundle, seal_no)
-        cards = {row.id: row for row in custody.cards_in(tx, bundle_id)}
+        cards = {row.id: row for row in custody.cards_in(tx, bundle_id) if row.custody == "courier"}
         listed = list(cards) if received is None else list(dict.fromkeys(received))
         if strange := [card for card in listed if card not in cards]:
             raise Refused(
-                f"有 {len(strange)} 张卡不在装箱单上，请另行登记",
-                f"{len(strange)} cards are not on the packing list: report them apart",
+                f"有 {len(strange)} 张卡不在装箱单上或已签收，请另行登记",
+                f"{len(strange)} cards are not on the packing list or were signed for already: report them apart",
                 code="card-not-in-bundle",
             )
         missing = tuple(card for card in cards if card not in set(listed))
@@ -121,7 +130,11 @@ def receive(
         going = {i: c for i, c in apps.items() if c.application.status in ("dispatch", "reissued")}
         _move(tx, going, "delivered", now=now, actor=actor, why=bundle_id, delivered_at=now)
         timers.start(tx, [(i, "arrived", now) for i in going], now=now)
-        _tell(tx, _bundle_event("bundle.received" if not missing else "bundle.disputed", bundle, 3, cards=len(here)), now=now)
+        settled = "bundle.settled" if bundle.status == "disputed" else "bundle.received"
+        told = _bundle_event(
+            "bundle.disputed" if missing else settled, bundle, now, cards=len(here), missing=len(missing)
+        )
+        _tell(tx, told, now=now)
         audit.append(
             tx,
             actor=actor,
@@ -168,7 +181,9 @@ def send_back(context: Context, card_ids: Sequence[str], *, outlet: str, seal_no
             seal_no=seal_no,
             into=bundle_id,
         )
-        audit.append(tx, actor=actor, action="bundle.send_back", target=bundle_id, now=now, detail={"cards": len(chosen)})
+        audit.append(
+            tx, actor=actor, action="bundle.send_back", target=bundle_id, now=now, detail={"cards": len(chosen)}
+        )
     return bundle_id
 
 
@@ -182,7 +197,7 @@ def receive_back(context: Context, bundle_id: str, *, seal_no: str, actor: str) 
     """
     now = context.now()
     with context.store.transaction() as tx:
-        bundle = _bundle(tx, bundle_id, "shipped", "back")
+        bundle = _bundle(tx, bundle_id, ("shipped",), "back")
         _same_seal(bundle, seal_no)
         cards = custody.cards_in(tx, bundle_id)
         apps = applications.load(tx, [row.application_id for row in cards], lock=True)
@@ -197,7 +212,9 @@ def receive_back(context: Context, bundle_id: str, *, seal_no: str, actor: str) 
             timers.cancel(tx, list(members), now=now)
         for row in cards:
             _tell(tx, _card_event("card.returned", row, apps[row.application_id]), now=now)
-        audit.append(tx, actor=actor, action="bundle.receive_back", target=bundle_id, now=now, detail={"cards": len(cards)})
+        audit.append(
+            tx, actor=actor, action="bundle.receive_back", target=bundle_id, now=now, detail={"cards": len(cards)}
+        )
         return len(cards)
 
 
@@ -225,6 +242,7 @@ def give_notice(context: Context, card_id: str, *, outlet: str, method: Method, 
                 case_id=app.id,
                 accepted_at=app.received_at,
                 notified_at=now,
+                now=now,
                 calendar=context.calendar,
             )
             due = next((clock.collect_by for clock in clocks if isinstance(clock, CollectBy)), None)
@@ -254,7 +272,8 @@ def hand_over(
     Raises:
         NotFound: this place has no such card.
         Conflict: it was handed over already, or may not be at this time.
-        Refused: another serial, a collector the region does not allow, or a fee that is due.
+        Refused: another serial, another person than the holder or the recorded guardian, a collector the region does not allow, or a
+            fee that is due.
     """
     now = context.now()
     with context.store.transaction() as tx:
@@ -265,7 +284,9 @@ def hand_over(
         if app.status not in _collectable(policy, outlet):
             raise Conflict("该卡现在不能领取", f"the card cannot be collected now (it is {app.status})")
         if serial.strip().upper() != str(card.blank_serial).upper():
-            raise Refused("手中的卡与系统记录不是同一张", "the card in hand is not the one on record", code="serial-mismatch")
+            raise Refused(
+                "手中的卡与系统记录不是同一张", "the card in hand is not the one on record", code="serial-mismatch"
+            )
         if _COLLECTOR[taken_by] not in policy.collection.who.value:
             raise Refused(
                 "本地区不允许由该类人员代领",
@@ -273,6 +294,7 @@ def hand_over(
                 code="not-permitted-by-policy",
                 rule=policy.collection.who.rule,
             )
+        _same_person(app, taken_by, document_number)
         _settle_fees(tx, app.id, fee_receipt, now)
         handing_id = handing.add_hand_over(
             tx,
@@ -290,6 +312,18 @@ def hand_over(
         _tell(tx, _card_event("card.collected", card, claimed), now=now)
         audit.append(tx, actor=actor, action="card.hand_over", target=card.id, now=now, detail={"taken_by": taken_by})
     return handing_id
+
+
+def _same_person(app: Application, taken_by: Taker, document_number: str) -> None:
+    """The card serves its holder only (KL-19, DL-12, WH-24): who takes it is the holder, the recorded guardian, or has a mandate."""
+    expected = {"holder": app.person, "guardian": app.guardian}.get(taken_by)
+    if expected is not None and normalise_number(document_number) != normalise_number(expected.id_number):
+        raise Refused(
+            "出示的证件与卡的持有人（或登记的监护人）不符",
+            "the document shown is not that of the holder, or of the guardian on record",
+            code="not-the-holder",
+            rule="KL-19",
+        )
 
 
 def _collectable(policy: Policy, outlet: str | None) -> tuple[str, ...]:
@@ -315,12 +349,15 @@ def _settle_fees(tx: Tx, application_id: str, receipt: str | None, now: datetime
 # ------------------------------------------------------------------------------------------------------------ helpers
 
 
-def _bundle(tx: Tx, bundle_id: str, status: str, direction: str, *, outlet: str | None = None) -> Record:
+def _bundle(tx: Tx, bundle_id: str, statuses: tuple[str, ...], direction: str, *, outlet: str | None = None) -> Record:
     bundle = custody.bundle(tx, bundle_id)
     if bundle is None or bundle.direction != direction or (outlet is not None and bundle.outlet != outlet):
         raise NotFound(f"没有卡箱 {bundle_id}", f"no such bundle: {bundle_id}")
-    if bundle.status != status:
-        raise Conflict(f"卡箱 {bundle_id} 状态为 {bundle.status}", f"bundle {bundle_id} is {bundle.status}, not {status}")
+    if bundle.status not in statuses:
+        wanted = " or ".join(statuses)
+        raise Conflict(
+            f"卡箱 {bundle_id} 状态为 {bundle.status}", f"bundle {bundle_id} is {bundle.status}, not {wanted}"
+        )
     return bundle
 
 
@@ -331,7 +368,11 @@ def _seal(typed: str) -> str:
 
 def _same_seal(bundle: Record, seal_no: str) -> None:
     if _seal(seal_no) != bundle.seal_no:
-        raise Refused("封签号与装箱单不符，请勿拆箱并联系中心", "the seal is not the one on the list: do not open, call the centre", code="seal-mismatch")
+        raise Refused(
+            "封签号与装箱单不符，请勿拆箱并联系中心",
+            "the seal is not the one on the list: do not open, call the centre",
+            code="seal-mismatch",
+        )
 
 
 def _at_outlet(tx: Tx, card_id: str, outlet: str | None) -> tuple[Record, Claimed]:
@@ -373,10 +414,17 @@ def _tell(tx: Tx, event: Event, *, now: datetime) -> None:
     outbox.append(tx, [event], now=now)
 
 
-def _bundle_event(kind: str, bundle: Record, sequence: int, **data: Any) -> Event:
+def _bundle_event(kind: str, bundle: Record, now: datetime, **data: Any) -> Event:
+    """An event about a bundle; its sequence is the time in milliseconds, since a bundle's row has no version."""
+    sequence = int(now.timestamp() * 1000)
     shared = {"bundle_id": bundle.id, "outlet_id": bundle.outlet, "seal_no": bundle.seal_no}
     return Event(
-        type=kind, subject=bundle.id, region=bundle.region, sequence=sequence, outlet=bundle.outlet, data={**shared, **data}
+        type=kind,
+        subject=bundle.id,
+        region=bundle.region,
+        sequence=sequence,
+        outlet=bundle.outlet,
+        data={**shared, **data},
     )
 
 
@@ -390,7 +438,4 @@ def _card_event(kind: str, card: Record, claimed: Claimed) -> Event:
         "outlet_id": app.outlet,
         "bundle_id": card.bundle_id,
     }
-    return Event(
-        type=kind, subject=card.id, region=app.region, sequence=app.version + 1, outlet=app.outlet, data=data
-    )
-
+    return Event(type=kind, subject=card.id, region=app.region, sequence=app.version + 1, outlet=app.outlet, data=data)

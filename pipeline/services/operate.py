@@ -83,7 +83,11 @@ def cancel(context: Context, application_id: str, *, reason: str, actor: str) ->
         status = claimed.application.status
         bound = stock.reserved(tx, [application_id]) or stock.cards_of(tx, [application_id])
         if "cancelled" not in STATUSES[status].to or bound:
-            raise Conflict("制卡已开始或申领已结束，不能撤销", "the card is being made, or the application has ended", code="too-late")
+            raise Conflict(
+                "制卡已开始或申领已结束，不能撤销",
+                "the card is being made, or the application has ended",
+                code="too-late",
+            )
         moves = {application_id: Move(status="cancelled", stage=None, work="none", why=reason)}
         timers.cancel(tx, [application_id], now=now)
         _write(tx, rows, moves, now=now, actor=actor, why=reason, action="application.cancel")
@@ -114,7 +118,9 @@ def receive_blanks(
 
 def _known(stage: str) -> None:
     if stage not in STAGES:
-        raise NotFound(f"没有环节 {stage}，可用：{'、'.join(STAGES)}", f"no such stage: {stage}; there are {', '.join(STAGES)}")
+        raise NotFound(
+            f"没有环节 {stage}，可用：{'、'.join(STAGES)}", f"no such stage: {stage}; there are {', '.join(STAGES)}"
+        )
 
 
 def _write(

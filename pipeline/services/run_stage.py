@@ -30,7 +30,7 @@ from pipeline.stages.personalisation import SHORTAGE
 from pipeline.states import STATUSES
 from pipeline.store import applications, facts
 from pipeline.store.applications import Claimed
-from pipeline.store.engine import IntegrityError, Tx
+from pipeline.store.engine import DBAPIError, Tx
 
 log = logging.getLogger("zhika.run_stage")
 TRIED_AGAIN = timedelta(hours=1)
@@ -71,7 +71,7 @@ def run(context: Context, stage: Stage, ids: Sequence[str], *, worker: str) -> R
     """
     now = context.now()
     token = _token(worker)
-    with context.store.transaction(hint=True) as tx:
+    with context.store.transaction(hint=stage.reconciler == "none") as tx:
         claimed = applications.claim(tx, stage=stage.name, ids=ids, token=token, now=now, until=now + stage.lease)
         seen = _seen(tx, stage, claimed, now)
     ran = _run(context, stage, claimed, seen, token=token, worker=worker)
@@ -249,8 +249,10 @@ def _settle(
     try:
         with context.store.transaction() as tx:
             done = _write(tx, context, stage, steps, decisions, token=token, worker=worker)
-    except (IntegrityError, Defect) as error:
-        log.warning("stage %s: settling %d rows failed (%s); row by row", stage.name, len(decisions), type(error).__name__)
+    except (DBAPIError, Defect) as error:
+        log.warning(
+            "stage %s: settling %d rows failed (%s); row by row", stage.name, len(decisions), type(error).__name__
+        )
         done = []
         for i, decision in decisions.items():
             done += _settle_alone(context, stage, steps[i], decision, token=token, worker=worker)
@@ -265,7 +267,7 @@ def _settle_alone(
         try:
             with tx.savepoint():
                 return _write(tx, context, stage, {i: step}, {i: decision}, token=token, worker=worker)
-        except (IntegrityError, Defect) as error:
+        except (DBAPIError, Defect) as error:
             trace = secrets.token_hex(4)
             log.error("stage %s: a row cannot be settled (trace %s): %s", stage.name, trace, type(error).__name__)
             parked = Decision(Hold(exhausted(f"{type(error).__name__}, trace {trace}")))
@@ -285,7 +287,9 @@ def _write(
     now = context.now()
     moves = {i: _move(stage, steps[i], decision, now) for i, decision in decisions.items()}
     fresh = frozenset(
-        i for i, d in decisions.items() if isinstance(d.outcome, Advance) or (isinstance(d.outcome, Wait) and _calm(d.outcome))
+        i
+        for i, d in decisions.items()
+        if isinstance(d.outcome, Advance) or (isinstance(d.outcome, Wait) and _calm(d.outcome))
     )
     ours = applications.settle(tx, moves, token=token, now=now, fresh=fresh)
     told = [fact for i, decision in decisions.items() if i in ours for fact in decision.facts]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Literal
 
 from pipeline import transitions
@@ -13,6 +14,8 @@ from pipeline.services.context import Context
 from pipeline.services.run_stage import parking
 from pipeline.stages.base import Reconciler
 from pipeline.store import applications, audit, custody, outbox, timers
+from pipeline.store.applications import Expired
+from pipeline.store.engine import Tx
 
 CHUNK = 500
 CRASHES = 3
@@ -25,13 +28,14 @@ class Swept:
 
     woken: int
     clocks: int
-    expired: int
+    expired: Counter[str]
+    """Leases that ran out, by stage."""
     sealed_bundles: int
     audited: int
 
     @property
     def busy(self) -> bool:
-        return max(self.woken, self.clocks, self.expired, self.audited) >= CHUNK
+        return max(self.woken, self.clocks, self.expired.total(), self.audited) >= CHUNK
 
 
 def sweep(context: Context, reconcilers: Mapping[str, Reconciler]) -> Swept:
@@ -73,60 +77,72 @@ def fate(
 
     A lease of the broker (`queued`) says nothing of the row. A worker that died with a row counts against it only when the row was
     alone; until then its neighbours are freed from it by publishing each alone. With an intent committed the row goes where the
-    outcome can be learnt: any worker asks the bank, only the station asks the chip.
+    outcome can be learnt: any worker asks the bank, only the station asks the chip. What kills its holder again and again is parked, its
+    intent with it, for an operator.
     """
     if held_by == "queued":
         return "ready", solo, crashes
     crashes += size == 1
-    if intent and reconciler == "station":
-        return "reconcile", True, crashes
     if crashes >= CRASHES:
         return "held", True, crashes
-    return "ready", True, crashes
+    return "reconcile" if intent and reconciler == "station" else "ready", True, crashes
 
 
-def end_leases(context: Context, reconcilers: Mapping[str, Reconciler]) -> int:
-    """Leases that ran out: their holder is dead, or too slow to be believed."""
+def end_leases(context: Context, reconcilers: Mapping[str, Reconciler]) -> Counter[str]:
+    """Leases that ran out, by stage: their holder is dead, or too slow to be believed."""
     now = context.now()
     with context.store.transaction() as tx:
         rows = applications.expired(tx, now=now, limit=CHUNK)
-        if not rows:
-            return 0
-        intents = applications.with_intent(tx, [row.id for row in rows])
-        entries, parked = [], {}
-        for row in rows:
-            work, solo, crashes = fate(
-                held_by=row.held_by,
-                size=row.size,
-                solo=row.solo,
-                crashes=row.crashes,
-                intent=row.id in intents,
-                reconciler=reconcilers[row.stage],
-            )
-            if work == "held":
-                parked[row.id] = row
-            else:
-                entries.append({"id": row.id, "work": work, "solo": int(solo), "crashes": crashes})
-        applications.release(tx, entries, now=now)
-        if parked:
-            reason = exhausted(f"worker died {CRASHES}x")
-            moves = {
-                i: transitions.move(row.status, row.stage, parking(row.status, reason, now=now), now=now)
-                for i, row in parked.items()
-            }
-            applications.force(tx, moves, now=now)
-            applications.record(
-                tx,
-                [
-                    {"application_id": i, "frm": row.status, "to": moves[i].status, "outcome": "hold", "why": reason.code}
-                    for i, row in parked.items()
-                ],
-                stage=None,
-                now=now,
-                actor="sweeper",
-            )
-        tx.nudge()
+        _end(tx, rows, reconcilers, now=now)
+    return Counter(row.stage for row in rows)
+
+
+def take_over(context: Context, stage: str, station: str) -> int:
+    """At the start of a station: what its former process held when it died is settled now, not when its lease ends."""
+    now = context.now()
+    with context.store.transaction() as tx:
+        rows = applications.held_by_station(tx, stage=stage, station=station)
+        _end(tx, rows, {stage: "station"}, now=now)
     return len(rows)
+
+
+def _end(tx: Tx, rows: Sequence[Expired], reconcilers: Mapping[str, Reconciler], *, now: datetime) -> None:
+    """Give rows back whose holder is gone, or park those that have killed it too often."""
+    if not rows:
+        return
+    intents = applications.with_intent(tx, [row.id for row in rows])
+    entries, parked = [], {}
+    for row in rows:
+        work, solo, crashes = fate(
+            held_by=row.held_by,
+            size=row.size,
+            solo=row.solo,
+            crashes=row.crashes,
+            intent=row.id in intents,
+            reconciler=reconcilers[row.stage],
+        )
+        if work == "held":
+            parked[row.id] = row
+        else:
+            entries.append({"id": row.id, "work": work, "solo": int(solo), "crashes": crashes})
+    applications.release(tx, entries, now=now)
+    if parked:
+        _park(tx, parked, now=now)
+    tx.nudge()
+
+
+def _park(tx: Tx, rows: Mapping[str, Expired], *, now: datetime) -> None:
+    reason = exhausted(f"worker died {CRASHES}x")
+    moves = {
+        i: transitions.move(row.status, row.stage, parking(row.status, reason, now=now), now=now)
+        for i, row in rows.items()
+    }
+    applications.force(tx, moves, now=now)
+    entries = [
+        {"application_id": i, "frm": row.status, "to": moves[i].status, "outcome": "hold", "why": reason.code}
+        for i, row in rows.items()
+    ]
+    applications.record(tx, entries, stage=None, now=now, actor="sweeper")
 
 
 def seal_bundles(context: Context) -> int:

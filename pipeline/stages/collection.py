@@ -93,7 +93,14 @@ class Collection(Thinking):
             case "arrived" if waiting:
                 delivered = app.delivered_at or now
                 notify_by = deadlines.notify_by(policy, delivered_at=delivered, calendar=self._calendar).at
-                clocks = collecting(policy, case_id=app.id, accepted_at=app.received_at, notified_at=app.notified_at, calendar=self._calendar)
+                clocks = collecting(
+                    policy,
+                    case_id=app.id,
+                    accepted_at=app.received_at,
+                    notified_at=app.notified_at,
+                    now=now,
+                    calendar=self._calendar,
+                )
                 ready = _emit("card.ready", case, card, notify_by=instant(notify_by), collect_by=_collect_by(clocks))
                 told = TimerSet(application_id=app.id, kind="notice_overdue", due_at=notify_by)
                 return [ready, told, *clocks]
@@ -107,9 +114,18 @@ class Collection(Thinking):
 
 
 def collecting(
-    policy: Policy, *, case_id: str, accepted_at: datetime, notified_at: datetime | None, calendar: WorkingCalendar
+    policy: Policy,
+    *,
+    case_id: str,
+    accepted_at: datetime,
+    notified_at: datetime | None,
+    now: datetime,
+    calendar: WorkingCalendar,
 ) -> list[Fact]:
-    """The clocks of collection and its reminders; none before the region's clock begins (WH-11 notice, SG-10 acceptance)."""
+    """The clocks of collection and its reminders; none before the region's clock begins (WH-11 notice, SG-10 acceptance).
+
+    A reminder whose time is past when the clock is set is left out: the card has only just come.
+    """
     due = deadlines.collect_by(policy, accepted_at=accepted_at, notified_at=notified_at, calendar=calendar)
     if due is None:
         return []
@@ -117,7 +133,7 @@ def collecting(
     return [
         CollectBy(application_id=case_id, collect_by=due.at),
         TimerSet(application_id=case_id, kind="collect_due", due_at=due.at),
-        *(TimerSet(application_id=case_id, kind="reminder", due_at=at) for at in reminders if at < due.at),
+        *(TimerSet(application_id=case_id, kind="reminder", due_at=at) for at in reminders if now < at < due.at),
     ]
 
 

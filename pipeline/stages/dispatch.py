@@ -54,4 +54,8 @@ class Dispatch(Thinking):
 
 
 def _no_card() -> Reason:
-    return Reason(code="card.missing", zh="中心没有这张卡，请核对实物后处理", en="The centre holds no card for this application: look for it")
+    return Reason(
+        code="card.missing",
+        zh="中心没有这张卡，请核对实物后处理",
+        en="The centre holds no card for this application: look for it",
+    )

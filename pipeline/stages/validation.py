@@ -155,10 +155,8 @@ class Validation(Thinking):
     name: ClassVar[str] = "validation"
     needs: ClassVar[frozenset[Need]] = frozenset({"register"})
     reconciler: ClassVar[Reconciler] = "none"
+    chunk: int = 200
     lease: timedelta = timedelta(seconds=60)
-
-    def __init__(self, *, chunk: int = 200) -> None:
-        self.chunk = chunk
 
     def prepare(self, case: Case, policy: Policy, now: datetime) -> Decision:
         """Go on to the photo, or say everything that stands in the way."""

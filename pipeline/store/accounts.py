@@ -87,7 +87,9 @@ def intend(tx: Tx, wanted: Mapping[str, BankCall], *, now: datetime) -> Mapping[
         set_={"state": "intent", "tries": c.tries + 1, "created_at": insert.excluded.created_at},
         where=c.state == "not_received",
     )
-    values = [{"key": w.key, "application_id": i, "system": w.system, "operation": w.operation} for i, w in wanted.items()]
+    values = [
+        {"key": w.key, "application_id": i, "system": w.system, "operation": w.operation} for i, w in wanted.items()
+    ]
     tx.conn.execute(statement, {"given": params(values), "now": now})
     return dict.fromkeys(wanted, True)
 
@@ -128,5 +130,3 @@ def write_opened(tx: Tx, facts: Sequence[AccountOpened], *, now: datetime) -> No
             }
         )
     tx.conn.execute(upserting(tx, t.accounts).on_conflict_do_nothing(index_elements=["key"]), rows)
-
-

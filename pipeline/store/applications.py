@@ -41,7 +41,7 @@ from pipeline.application import LANES, Application, Document, Lane
 from pipeline.identifiers import new_id
 from pipeline.outcomes import Reason
 from pipeline.person import Agent, Person
-from pipeline.states import STAGES
+from pipeline.states import LIVE, STAGES
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx, given, params, upserting
 from pipeline.store.types import Instant, Json, Record
@@ -165,6 +165,21 @@ def same_refs(tx: Tx, refs: Iterable[tuple[str, str]]) -> dict[tuple[str, str], 
     return {(row.source, row.external_ref): row for row in found}
 
 
+def live_of(tx: Tx, person_ids: Sequence[str], *, card_type: str) -> dict[str, str]:
+    """By person: the application that is live."""
+    asked = given(tx, _ID)
+    rows = tx.conn.execute(
+        select(a.person_id, a.id).where(
+            a.person_id.in_(select(asked.c.id)),
+            a.card_type == card_type,
+            a.status.in_(LIVE),
+            or_(a.ending.is_(None), a.ending != "abandoned"),
+        ),
+        {"given": params([{"id": i} for i in person_ids])},
+    )
+    return {row.person_id: row.id for row in rows}
+
+
 _ASKED = frozenset(column.name for column in t.submissions.c)
 _LIVED = frozenset(column.name for column in t.applications.c)
 
@@ -200,8 +215,6 @@ class Claimed:
 
     application: Application
     row: Record
-    was: str
-    """`work` before the claim: `reconcile` rows are asked about, never repeated."""
 
 
 _EVERY = (
@@ -286,9 +299,7 @@ def claim_for_station(
     return _take(tx, stage, calm or found[:1], token=token, now=now, until=until)
 
 
-def _take(
-    tx: Tx, stage: str, taken: Sequence[Record], *, token: str, now: datetime, until: datetime
-) -> list[Claimed]:
+def _take(tx: Tx, stage: str, taken: Sequence[Record], *, token: str, now: datetime, until: datetime) -> list[Claimed]:
     """Write the claim of rows that were just read and are locked."""
     if not taken:
         return []
@@ -301,7 +312,7 @@ def _take(
         if row.status == "received"
     ]
     record(tx, entering, stage=stage, now=now, actor="engine")
-    return [Claimed(application=application_of(tx, row, claimed=True), row=row, was=row.work) for row in taken]
+    return [Claimed(application=application_of(tx, row, claimed=True), row=row) for row in taken]
 
 
 def still_ours(tx: Tx, ids: Sequence[str], *, token: str) -> frozenset[str]:
@@ -327,7 +338,7 @@ def _by_id(postgres: bool, lock: bool) -> Select[Any]:
 def load(tx: Tx, ids: Sequence[str], *, lock: bool = False) -> dict[str, Claimed]:
     """Applications by id, whoever's turn it is; `lock` keeps others from moving them until commit."""
     rows = tx.conn.execute(_by_id(tx.postgres, lock), {"given": params([{"id": i} for i in ids])}).all()
-    return {row.id: Claimed(application=application_of(tx, row), row=row, was=row.work) for row in rows}
+    return {row.id: Claimed(application=application_of(tx, row), row=row) for row in rows}
 
 
 # ------------------------------------------------------------------------------------------------------------ settle
@@ -456,7 +467,9 @@ def record(tx: Tx, entries: Sequence[Mapping[str, Any]], *, stage: str | None, n
 def _leasing() -> ReturningUpdate[Any]:
     due = (
         select(a.id)
-        .where(a.stage == bindparam("of_stage", type_=Text), a.lane == bindparam("of_lane", type_=Text), a.work == "ready")
+        .where(
+            a.stage == bindparam("of_stage", type_=Text), a.lane == bindparam("of_lane", type_=Text), a.work == "ready"
+        )
         .order_by(a.due_at, a.id)
         .limit(bindparam("most", type_=Integer))
     )
@@ -519,9 +532,7 @@ def _ready_lines() -> CompoundSelect[Any]:
 
 @cache
 def _queued_lines() -> Select[Any]:
-    return (
-        select(a.stage, a.lane, func.count().label("n")).where(a.work == "queued").group_by(a.stage, a.lane)
-    )
+    return select(a.stage, a.lane, func.count().label("n")).where(a.work == "queued").group_by(a.stage, a.lane)
 
 
 def backlog(tx: Tx) -> dict[tuple[str, Lane], Backlog]:
@@ -579,9 +590,11 @@ def expired(tx: Tx, *, now: datetime, limit: int) -> list[Expired]:
         .with_for_update(skip_locked=True),
         {"now": now},
     )
-    return [
-        Expired(row.id, row.status, row.stage, row.work, row.lease_size, bool(row.solo), row.crashes) for row in rows
-    ]
+    return [_expired(row) for row in rows]
+
+
+def _expired(row: Record) -> Expired:
+    return Expired(row.id, row.status, row.stage, row.work, row.lease_size, bool(row.solo), row.crashes)
 
 
 def with_intent(tx: Tx, ids: Sequence[str]) -> frozenset[str]:
@@ -619,28 +632,21 @@ def release(tx: Tx, entries: Sequence[Mapping[str, Any]], *, now: datetime) -> N
     )
 
 
-def take_over(tx: Tx, *, stage: str, station: str, now: datetime) -> int:
-    """At the start of a station: what its former process held is reconciled now, not when its lease ends."""
-    mine = exists(
-        select(literal(1)).where(
-            t.blanks.c.application_id == a.id,
-            t.blanks.c.state.in_(("reserved", "encoding")),
-            t.blanks.c.station == station,
+def held_by_station(tx: Tx, *, stage: str, station: str) -> list[Expired]:
+    """Rows that a process of this station holds with a blank in its hands, locked until commit."""
+    b = t.blanks.c
+    in_hand = exists(
+        select(b.serial).where(
+            b.application_id == a.id, b.state.in_(("reserved", "encoding")), b.station == literal(station)
         )
     )
-    statement = (
-        update(t.applications)
-        .where(a.stage == stage, a.work == "running", mine)
-        .values(
-            work="reconcile",
-            lease_token=None,
-            lease_until=None,
-            version=a.version + 1,
-            updated_at=bindparam("now", type_=Instant),
-        )
-        .returning(a.id)
+    rows = tx.conn.execute(
+        select(a.id, a.status, a.stage, a.work, a.lease_size, a.solo, a.crashes)
+        .where(a.stage == stage, a.work == "running", in_hand)
+        .order_by(a.id)
+        .with_for_update(of=t.applications)
     )
-    return len(tx.conn.execute(statement, {"now": now}).all())
+    return [_expired(row) for row in rows]
 
 
 def unqueue_stage(tx: Tx, stage: str) -> None:

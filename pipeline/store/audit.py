@@ -24,9 +24,17 @@ u = t.audit.c
 _GENESIS = bytes(32)
 
 
-def append(tx: Tx, *, actor: str, action: str, target: str, now: datetime, detail: Mapping[str, Any] | None = None) -> None:
+def append(
+    tx: Tx, *, actor: str, action: str, target: str, now: datetime, detail: Mapping[str, Any] | None = None
+) -> None:
     """Record who did what to what. No personal values, only pointers."""
-    row = {"id": new_id("aud_", now=now, random=tx.random), "at": now, "actor": actor, "action": action, "target": target}
+    row = {
+        "id": new_id("aud_", now=now, random=tx.random),
+        "at": now,
+        "actor": actor,
+        "action": action,
+        "target": target,
+    }
     tx.conn.execute(insert(t.audit), {**row, "detail": dict(detail or {})})
 
 
@@ -62,7 +70,9 @@ def _link(prev: bytes, seq: int, row: Record) -> bytes:
         "target": row.target,
         "detail": row.detail,
     }
-    return hashlib.sha256(prev + json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()).digest()
+    return hashlib.sha256(
+        prev + json.dumps(content, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+    ).digest()
 
 
 @dataclass(frozen=True, slots=True)

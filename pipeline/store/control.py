@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,7 +10,7 @@ from datetime import datetime
 from sqlalchemy import select, text, true
 
 from pipeline.store import tables as t
-from pipeline.store.engine import Store, Tx, upserting
+from pipeline.store.engine import Store, Tx, reached, upserting
 
 s = t.stage_control.c
 r = t.roles.c
@@ -42,9 +42,7 @@ class Role:
 def beat(tx: Tx, role: str, *, pid: int, now: datetime) -> None:
     """Say that a process is alive."""
     insert = upserting(tx, t.roles).values(role=role, pid=pid, since=now, beat_at=now)
-    tx.conn.execute(
-        insert.on_conflict_do_update(index_elements=[r.role], set_={"pid": pid, "beat_at": now})
-    )
+    tx.conn.execute(insert.on_conflict_do_update(index_elements=[r.role], set_={"pid": pid, "beat_at": now}))
 
 
 def leave(tx: Tx, role: str) -> None:
@@ -54,7 +52,9 @@ def leave(tx: Tx, role: str) -> None:
 
 def roles(tx: Tx) -> list[Role]:
     """Every process that said so."""
-    return [Role(row.role, row.pid, row.since, row.beat_at) for row in tx.conn.execute(select(t.roles).order_by(r.role))]
+    return [
+        Role(row.role, row.pid, row.since, row.beat_at) for row in tx.conn.execute(select(t.roles).order_by(r.role))
+    ]
 
 
 def restart(tx: Tx, role: str, *, pid: int, now: datetime) -> None:
@@ -69,19 +69,22 @@ _LOCKS = {"relay": 7284, "timers": 7285}
 
 
 @contextmanager
-def leadership(store: Store, role: str) -> Iterator[bool]:
-    """Try to lead in `role` for the length of the block; the database gives leadership up with the connection.
+def leadership(store: Store, role: str) -> Iterator[Callable[[], bool] | None]:
+    """Try to lead in `role` for the length of the block: None when another process does.
 
-    On SQLite there is one process, so it leads.
+    Whoever leads asks now and then, by calling what is given, whether it still does: the lock goes with its connection. On SQLite
+    there is one process, so it leads.
     """
     if not store.postgres:
-        yield True
+        yield lambda: True
         return
-    with store.engine.connect() as conn:
-        conn = conn.execution_options(isolation_level="AUTOCOMMIT")
-        got = bool(conn.execute(text("SELECT pg_try_advisory_lock(:k)"), {"k": _LOCKS[role]}).scalar())
+    with reached(), store.engine.connect() as held:
+        conn = held.execution_options(isolation_level="AUTOCOMMIT")
+        if not conn.execute(text("SELECT pg_try_advisory_lock(:k)"), {"k": _LOCKS[role]}).scalar():
+            yield None
+            return
         try:
-            yield got
+            yield lambda: bool(conn.execute(text("SELECT true")).scalar())
         finally:
-            if got:
-                conn.execute(text("SELECT pg_advisory_unlock(:k)"), {"k": _LOCKS[role]})
+            # Ending the connection gives the lock back, also when the connection is broken.
+            conn.invalidate()

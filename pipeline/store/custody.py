@@ -71,7 +71,9 @@ def _open_bundle(tx: Tx, outlet: str, region: str, now: datetime) -> tuple[str, 
     found = tx.conn.execute(query).scalar()
     while found is None:
         row = {"id": new_id("bun_", now=now, random=tx.random), "direction": "out", "outlet": outlet}
-        tx.conn.execute(on_conflict_nothing(tx, t.bundles), {**row, "region": region, "status": "packing", "opened_at": now})
+        tx.conn.execute(
+            on_conflict_nothing(tx, t.bundles), {**row, "region": region, "status": "packing", "opened_at": now}
+        )
         found = tx.conn.execute(query).scalar()
     filled = tx.conn.execute(select(func.count()).select_from(t.cards).where(c.bundle_id == found)).scalar_one()
     return str(found), filled
@@ -98,7 +100,9 @@ def seal(tx: Tx, bundle_ids: Sequence[str], *, now: datetime) -> None:
         cards = tx.conn.execute(
             select(c.id, c.slot, c.blank_serial, c.application_id).where(c.bundle_id == bundle).order_by(c.slot)
         ).all()
-        manifest = [{"card": r.id, "slot": r.slot, "serial": r.blank_serial, "application": r.application_id} for r in cards]
+        manifest = [
+            {"card": r.id, "slot": r.slot, "serial": r.blank_serial, "application": r.application_id} for r in cards
+        ]
         tx.conn.execute(
             update(t.bundles)
             .where(b.id == bundle, b.status == "packing")
@@ -160,19 +164,6 @@ def card(tx: Tx, card_id: str) -> Record | None:
     return tx.conn.execute(select(t.cards).where(c.id == card_id).with_for_update()).first()
 
 
-def cards_by_application(tx: Tx, application_ids: Sequence[str]) -> dict[str, Record]:
-    """The unvoided cards of applications, locked."""
-    asked = given(tx, _ID)
-    rows = tx.conn.execute(
-        select(t.cards)
-        .where(c.application_id.in_(select(asked.c.id)), c.status != "voided")
-        .order_by(c.id)
-        .with_for_update(),
-        {"given": params([{"id": i} for i in application_ids])},
-    )
-    return {row.application_id: row for row in rows}
-
-
 def hand_on(
     tx: Tx,
     cards: Sequence[Record],
@@ -227,14 +218,11 @@ def history(tx: Tx, card_id: str) -> list[Record]:
 def balance(tx: Tx) -> tuple[dict[str, int], dict[str, int]]:
     """Cards by place, once by their own rows and once by the last custody event (a card without one is at the centre)."""
     by_row = {
-        row.custody: row.n
-        for row in tx.conn.execute(select(c.custody, func.count().label("n")).group_by(c.custody))
+        row.custody: row.n for row in tx.conn.execute(select(c.custody, func.count().label("n")).group_by(c.custody))
     }
     e = t.custody_events.c
     last = select(e.card_id, func.max(e.id).label("id")).group_by(e.card_id).subquery()
-    moved = (
-        select(e.card_id, e.taker).join(last, last.c.id == e.id).subquery()
-    )
+    moved = select(e.card_id, e.taker).join(last, last.c.id == e.id).subquery()
     place = func.coalesce(moved.c.taker, "centre")
     rows = tx.conn.execute(
         select(place.label("custody"), func.count().label("n"))

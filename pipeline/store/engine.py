@@ -39,14 +39,24 @@ from sqlalchemy import (
     type_coerce,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
 
 from pipeline.errors import Defect, TransientError
 from pipeline.store import tables as t
 from pipeline.store.sealing import Sealer
 from pipeline.store.types import Instant, instant_text
 
-__all__ = ["IntegrityError", "Store", "Tx", "given", "on_conflict_nothing", "params", "upserting"]
+__all__ = [
+    "DBAPIError",
+    "IntegrityError",
+    "Store",
+    "Tx",
+    "given",
+    "on_conflict_nothing",
+    "params",
+    "reached",
+    "upserting",
+]
 
 _RELAXED = text("SET LOCAL synchronous_commit TO off")
 _MIGRATIONS = Path(__file__).parent / "migrations"
@@ -81,7 +91,9 @@ class Tx:
 class Store:
     """The database of an installation."""
 
-    def __init__(self, url: str, sealer: Sealer, *, pool_size: int = 8, random: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(
+        self, url: str, sealer: Sealer, *, pool_size: int = 8, random: Callable[[int], bytes] = os.urandom
+    ) -> None:
         self.url = url
         self.sealer = sealer
         self.random = random
@@ -103,7 +115,7 @@ class Store:
             TransientError: the database is away or busy; nothing was done that is not asked about again.
         """
         nudged = threading.Event()
-        with _reached(), self.engine.begin() as conn:
+        with reached(), self.engine.begin() as conn:
             if hint and self.postgres:
                 conn.execute(_RELAXED)
             yield Tx(conn, self.sealer, self.random, nudged)
@@ -140,7 +152,7 @@ class Store:
         Raises:
             TransientError: the database does not answer.
         """
-        with _reached(), self.engine.connect() as conn:
+        with reached(), self.engine.connect() as conn:
             if self.postgres:
                 conn.execute(text("SELECT pg_advisory_lock(7283)"))
             try:
@@ -167,7 +179,7 @@ class Store:
             Defect: the schema was never made, or belongs to another key file.
             TransientError: the database does not answer.
         """
-        with _reached(), self.engine.connect() as conn:
+        with reached(), self.engine.connect() as conn:
             if not inspect(conn).has_table("data_keys"):
                 raise Defect("the database is empty: run `zhika db migrate` (zhika up and zhika demo do it themselves)")
             self.sealer.load_data_keys({row.id: row.wrapped for row in conn.execute(select(t.data_keys))})
@@ -178,7 +190,7 @@ class Store:
 
 
 @contextmanager
-def _reached() -> Iterator[None]:
+def reached() -> Iterator[None]:
     """The database's own trouble as an error that is tried again."""
     try:
         yield

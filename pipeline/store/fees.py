@@ -54,7 +54,9 @@ def of(tx: Tx, application_id: str) -> list[Record]:
 def pay(tx: Tx, fee_id: str, *, receipt_no: str, now: datetime) -> None:
     """A fee was paid, by this receipt."""
     tx.conn.execute(
-        update(t.fees).where(f.id == fee_id, f.status == "due").values(status="paid", receipt_no=receipt_no, settled_at=now)
+        update(t.fees)
+        .where(f.id == fee_id, f.status == "due")
+        .values(status="paid", receipt_no=receipt_no, settled_at=now)
     )
 
 

@@ -36,7 +36,7 @@ class Sealer:
             ValueError: the key has another length.
         """
         if len(master) != 32:
-            raise ValueError("the installation's key must be 32 bytes; make one with `zhika keys generate`")
+            raise ValueError("the installation's key must be 32 bytes; make one with `head -c 32 /dev/urandom`")
         self._wrapping = AESGCM(derive(master, "wrap"))
         self._index_key = derive(master, "blind-index")
         self._random = random

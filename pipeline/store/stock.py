@@ -104,7 +104,9 @@ def take(tx: Tx, wanted: Mapping[str, TakeBlank], *, now: datetime) -> Mapping[s
         tx.conn.execute(
             update(t.blanks)
             .where(b.serial == rows.c.serial)
-            .values(state="reserved", application_id=rows.c.id, station=station, changed_at=bindparam("now", type_=Instant)),
+            .values(
+                state="reserved", application_id=rows.c.id, station=station, changed_at=bindparam("now", type_=Instant)
+            ),
             {"given": values, "now": now},
         )
         _ledger(
@@ -148,7 +150,13 @@ def _fix(tx: Tx, serials: Mapping[str, str], wanted: Mapping[str, TakeBlank]) ->
     }
     rows = given(tx, _ID, _SERIAL, Column("station", Text), Column("card_number", Text), Column("issued_on", Date))
     values = [
-        {"id": i, "serial": g.serial, "station": wanted[i].station, "card_number": g.card_number, "issued_on": g.issued_on}
+        {
+            "id": i,
+            "serial": g.serial,
+            "station": wanted[i].station,
+            "card_number": g.card_number,
+            "issued_on": g.issued_on,
+        }
         for i, g in grants.items()
     ]
     tx.conn.execute(
@@ -165,14 +173,10 @@ def _fix(tx: Tx, serials: Mapping[str, str], wanted: Mapping[str, TakeBlank]) ->
     return grants
 
 
-def write_blanks(
-    tx: Tx, facts: Sequence[BlankSpoiled | BlankReturned | BlankQuarantined], *, now: datetime
-) -> None:
+def write_blanks(tx: Tx, facts: Sequence[BlankSpoiled | BlankReturned | BlankQuarantined], *, now: datetime) -> None:
     """What became of blanks that did not become cards."""
     rows = given(tx, _SERIAL, Column("state", Text), Column("problem", Text))
-    values = [
-        {"serial": f.serial, "state": _STATE[type(f)][0], "problem": getattr(f, "problem", None)} for f in facts
-    ]
+    values = [{"serial": f.serial, "state": _STATE[type(f)][0], "problem": getattr(f, "problem", None)} for f in facts]
     tx.conn.execute(
         update(t.blanks)
         .where(b.serial == rows.c.serial, b.state.in_(("reserved", "encoding", "quarantined")))
@@ -314,9 +318,7 @@ def write_cards(tx: Tx, facts: Sequence[CardProduced], *, now: datetime) -> None
     serials = [f.serial for f in facts]
     asked = given(tx, _SERIAL)
     tx.conn.execute(
-        update(t.blanks)
-        .where(b.serial.in_(select(asked.c.serial)))
-        .values(state="bound", changed_at=instant),
+        update(t.blanks).where(b.serial.in_(select(asked.c.serial))).values(state="bound", changed_at=instant),
         {"given": params([{"serial": s} for s in serials]), "now": now},
     )
     _ledger_of(tx, serials, event="issued", now=now)

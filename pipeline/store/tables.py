@@ -35,6 +35,7 @@ metadata = MetaData(
     }
 )
 
+
 def _one_of(column: str, values: tuple[str, ...]) -> CheckConstraint:
     listed = ", ".join(f"'{value}'" for value in values)
     return CheckConstraint(f"{column} IN ({listed})", name=column)
@@ -156,7 +157,6 @@ applications = Table(
     Column("blank_serial", Text),
     Column("card_number", Text),
     Column("issued_on", Date),
-    Column("remakes", Integer, nullable=False, default=0),
     # on its way to the person
     Column("delivered_at", Instant),
     Column("notified_at", Instant),
@@ -468,13 +468,12 @@ outbox = Table(
     Column("body", LargeBinary, nullable=False),
     Column("created_at", Instant, nullable=False),
     Column("position", BigInteger, unique=True),
-    Column("published_at", Instant),
 )
 Index(
-    "ix_outbox_pending",
+    "ix_outbox_unplaced",
     outbox.c.id,
-    postgresql_where=text("published_at IS NULL"),
-    sqlite_where=text("published_at IS NULL"),
+    postgresql_where=text("position IS NULL"),
+    sqlite_where=text("position IS NULL"),
 )
 
 audit = Table(
@@ -490,9 +489,7 @@ audit = Table(
     Column("prev_hash", LargeBinary),
     Column("hash", LargeBinary),
 )
-Index(
-    "ix_audit_unsealed", audit.c.id, postgresql_where=text("seq IS NULL"), sqlite_where=text("seq IS NULL")
-)
+Index("ix_audit_unsealed", audit.c.id, postgresql_where=text("seq IS NULL"), sqlite_where=text("seq IS NULL"))
 
 roles = Table(
     "roles",
@@ -502,4 +499,3 @@ roles = Table(
     Column("since", Instant, nullable=False),
     Column("beat_at", Instant, nullable=False),
 )
-

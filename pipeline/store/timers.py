@@ -79,9 +79,7 @@ def wake(tx: Tx, *, now: datetime, limit: int) -> int:
         .where(
             a.work == "waiting",
             a.next_try_at.is_(None),
-            exists(
-                select(m.id).where(m.application_id == a.id, m.due_at <= bindparam("now", type_=Instant), *_LIVE)
-            ),
+            exists(select(m.id).where(m.application_id == a.id, m.due_at <= bindparam("now", type_=Instant), *_LIVE)),
         )
         .limit(limit)
         .with_for_update(skip_locked=True, of=t.applications)
@@ -104,9 +102,5 @@ def wake(tx: Tx, *, now: datetime, limit: int) -> int:
 
 def overdue(tx: Tx, *, now: datetime) -> datetime | None:
     """When the oldest clock that should have done its work was due, or None."""
-    row: Any = tx.conn.execute(
-        select(m.due_at).where(m.due_at <= now, *_LIVE).order_by(m.due_at).limit(1)
-    ).scalar()
+    row: Any = tx.conn.execute(select(m.due_at).where(m.due_at <= now, *_LIVE).order_by(m.due_at).limit(1)).scalar()
     return row if isinstance(row, datetime) else None
-
-

@@ -56,7 +56,11 @@ def stages(tx: Tx) -> list[StageRow]:
     stopped = {row.stage for row in tx.conn.execute(select(t.stage_control).where(t.stage_control.c.paused))}
     return [
         StageRow(
-            stage=stage, lane=lane, paused=stage in stopped, oldest=oldest.get((stage, lane)), **sums.get((stage, lane), {})
+            stage=stage,
+            lane=lane,
+            paused=stage in stopped,
+            oldest=oldest.get((stage, lane)),
+            **sums.get((stage, lane), {}),
         )
         for stage in STAGES
         for lane in LANES
@@ -121,7 +125,9 @@ def verified_cards(tx: Tx) -> int:
     return tx.conn.execute(select(func.count()).select_from(t.cards).where(c.verified_at.is_not(None))).scalar_one()
 
 
-def application_ids(tx: Tx, *, batch_ids: Sequence[str] = (), status: str | None = None, limit: int | None = None) -> list[str]:
+def application_ids(
+    tx: Tx, *, batch_ids: Sequence[str] = (), status: str | None = None, limit: int | None = None
+) -> list[str]:
     """Ids of applications, oldest first."""
     query = select(a.id).order_by(a.id)
     if batch_ids:
@@ -194,7 +200,9 @@ def outlets_with_cards(tx: Tx) -> list[str]:
 def fees_due(tx: Tx, application_id: str) -> int:
     """What is still to be paid, in fen."""
     f = t.fees.c
-    query = select(func.coalesce(func.sum(f.amount_fen), 0)).where(f.application_id == application_id, f.status == "due")
+    query = select(func.coalesce(func.sum(f.amount_fen), 0)).where(
+        f.application_id == application_id, f.status == "due"
+    )
     return int(tx.conn.execute(query).scalar_one())
 
 

@@ -70,7 +70,9 @@ class Demo:
         """
         began = time.monotonic()
         self.out.mkdir(parents=True, exist_ok=True)
-        with BankServer(ledger_path=self._fresh("bank.db"), faults=self.faults, seed=self.seed, clock=self.clock) as bank:
+        with BankServer(
+            ledger_path=self._fresh("bank.db"), faults=self.faults, seed=self.seed, clock=self.clock
+        ) as bank:
             installation = self._installation(bank.url)
             try:
                 sample = self._sample(installation.policies)
@@ -119,7 +121,11 @@ class Demo:
         with self._progress("接收批次 Taking in the files", sample.expected["rows"]) as advance:
             for path in sample.files:
                 taken = take_file(
-                    installation.context, installation.policies, path, source=path.stem.split("-")[0], actor="file-intake"
+                    installation.context,
+                    installation.policies,
+                    path,
+                    source=path.stem.split("-")[0],
+                    actor="file-intake",
                 )
                 self.took.append(taken)
                 self.refused += [

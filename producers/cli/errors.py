@@ -10,7 +10,7 @@ from config.settings import BadConfiguration
 from pipeline.errors import Conflict, NotFound, Refused, TransientError, ZhikaError
 
 DONE, FAILED, USAGE, NOT_FOUND, REFUSED, PARTLY = 0, 1, 2, 3, 4, 5
-DOWN, BUSY, NOT_PERMITTED, BAD_CONFIGURATION, INTERRUPTED = 69, 75, 77, 78, 130
+DOWN, BUSY, BAD_CONFIGURATION, INTERRUPTED = 69, 75, 78, 130
 
 
 def report(error: BaseException) -> int:

@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 from datetime import datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from config import logs
+from config.release import release
 from config.settings import Settings, load
 from config.wiring import Installation
 from pipeline.clock import SHANGHAI
@@ -101,22 +101,15 @@ def _console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 140, markup=False, emoji=False, highlight=False)
 
 
-def _version() -> str:
-    try:
-        return version("zhika")
-    except PackageNotFoundError:
-        return "0"
-
-
 @app.callback()
 def root() -> None:
     """制卡 zhika."""
 
 
 @app.command("version")
-def show_version() -> None:
+def showrelease() -> None:
     """Print the release."""
-    print(_version())
+    print(release())
 
 
 # -------------------------------------------------------------------------------------------------------------- demo
@@ -201,9 +194,13 @@ def _fail(text: str) -> NoReturn:
 @app.command()
 def up(
     data: DataDir = None,
-    simulators: Annotated[bool, typer.Option("--simulators/--no-simulators", help="a simulated bank and outlets")] = True,
+    simulators: Annotated[
+        bool, typer.Option("--simulators/--no-simulators", help="a simulated bank and outlets")
+    ] = True,
     blanks: Annotated[int, typer.Option(min=0, help="virtual blanks put into an empty stock")] = 1000,
-    outlets: Annotated[bool, typer.Option("--outlets/--no-outlets", help="simulated couriers, clerks and applicants")] = False,
+    outlets: Annotated[
+        bool, typer.Option("--outlets/--no-outlets", help="simulated couriers, clerks and applicants")
+    ] = False,
     ready_file: Annotated[Path | None, typer.Option(help="also write the ready line to this file")] = None,
     bank_bind: Annotated[str, typer.Option(help="where the simulated bank listens")] = "127.0.0.1:8710",
     bank_faults: Annotated[str, typer.Option(help="faults of the simulated bank")] = "",
@@ -221,7 +218,6 @@ def up(
         ready_file=ready_file,
         bank_bind=bank_bind,
         bank_faults=bank_faults,
-        version=_version(),
     )
 
 
@@ -330,7 +326,7 @@ def status(data: DataDir = None, output: Output = "table", as_json: JsonFlag = F
     wants_json = _as_json(output, as_json)
     installation = _installation(data)
     while True:
-        seen = snapshot(installation, version=_version())
+        seen = snapshot(installation, version=release())
         if wants_json:
             _print_json(seen)
         else:
@@ -489,9 +485,7 @@ def blank_receive(
 
 
 @bundle_app.command("list")
-def bundle_list(
-    status_: Annotated[str, typer.Option("--status")] = "sealed", data: DataDir = None
-) -> None:
+def bundle_list(status_: Annotated[str, typer.Option("--status")] = "sealed", data: DataDir = None) -> None:
     """Bundles of a status, one JSON object a line."""
     from pipeline.store import custody
 
@@ -644,7 +638,9 @@ def audit_verify(data: DataDir = None) -> None:
 
     with _installation(data).store.transaction() as tx:
         found = audit.verify(tx)
-    _print_json({"ok": found.broken_at is None, "rows": found.rows, "unsealed": found.unsealed, "broken_at": found.broken_at})
+    _print_json(
+        {"ok": found.broken_at is None, "rows": found.rows, "unsealed": found.unsealed, "broken_at": found.broken_at}
+    )
     if found.broken_at is not None:
         raise typer.Exit(errors.FAILED)
 
@@ -667,4 +663,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-

@@ -25,7 +25,10 @@ def case(installation: Installation, name: str) -> dict[str, Any]:
         application_id = views.find(tx, name)
         if application_id is None:
             # What was typed may be somebody's number: it is not repeated.
-            raise NotFound("没有这份申领；可用申领号、受理号或外部编号", "no such application: give its id, acceptance number or external reference")
+            raise NotFound(
+                "没有这份申领；可用申领号、受理号或外部编号",
+                "no such application: give its id, acceptance number or external reference",
+            )
         claimed = applications.load(tx, [application_id])[application_id]
         steps = views.history(tx, application_id)
         card = views.card_row(tx, application_id)

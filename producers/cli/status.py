@@ -24,7 +24,9 @@ def snapshot(installation: Installation, *, version: str) -> dict[str, Any]:
         blanks = views.blanks(tx)
         calls = views.calls(tx)
         rows, since = outbox.waiting(tx)
-    up = [{"role": r.role, "up": (now - r.beat_at).total_seconds() < UP_S, "since": r.since, "pid": r.pid} for r in roles]
+    up = [
+        {"role": r.role, "up": (now - r.beat_at).total_seconds() < UP_S, "since": r.since, "pid": r.pid} for r in roles
+    ]
     return {
         "mode": "embedded" if installation.settings.embedded else "full",
         "version": version,
@@ -54,12 +56,23 @@ def snapshot(installation: Installation, *, version: str) -> dict[str, Any]:
 
 def render(seen: dict[str, Any]) -> list[Any]:
     """The same for a terminal."""
-    stages = Table("环节 stage", "通道 lane", "就绪 ready", "处理中 running", "等待 waiting", "挂起 held", "最久 oldest", title="环节 Stages")
+    stages = Table(
+        "环节 stage",
+        "通道 lane",
+        "就绪 ready",
+        "处理中 running",
+        "等待 waiting",
+        "挂起 held",
+        "最久 oldest",
+        title="环节 Stages",
+    )
     for s in seen["stages"]:
         if s["ready"] or s["running"] or s["waiting"] or s["held"] or s["paused"]:
             name = f"{s['stage']} ⏸" if s["paused"] else s["stage"]
             oldest = f"{s['oldest_s']:.0f} s" if s["oldest_s"] is not None else ""
-            stages.add_row(name, s["lane"], str(s["ready"]), str(s["running"]), str(s["waiting"]), str(s["held"]), oldest)
+            stages.add_row(
+                name, s["lane"], str(s["ready"]), str(s["running"]), str(s["waiting"]), str(s["held"]), oldest
+            )
     statuses = Table("状态 status", "申领 applications", title="申领 Applications")
     for name, count in seen["applications"].items():
         statuses.add_row(name, str(count))

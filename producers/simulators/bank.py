@@ -364,7 +364,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise _bad("invalid_length", "a body of a stated Content-Length is needed")
         if int(length) > MAX_BODY_BYTES:
             self.close_connection = True
-            raise Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", f"a body has at most {MAX_BODY_BYTES} bytes")
+            raise Problem(
+                HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", f"a body has at most {MAX_BODY_BYTES} bytes"
+            )
         body = self.rfile.read(int(length))
         if len(body) < int(length):
             raise ConnectionAbortedError
@@ -386,7 +388,12 @@ class _Handler(BaseHTTPRequestHandler):
         _shut(self.connection)
 
     def _problem(self, problem: Problem) -> None:
-        document = {"title": problem.status.phrase, "status": problem.status, "code": problem.code, "detail": problem.detail}
+        document = {
+            "title": problem.status.phrase,
+            "status": problem.status,
+            "code": problem.code,
+            "detail": problem.detail,
+        }
         headers = {"Retry-After": "1"} if problem.status == HTTPStatus.SERVICE_UNAVAILABLE else {}
         if problem.status in (HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED) and self.command == "POST":
             self.close_connection = True  # its body was not read
@@ -460,7 +467,9 @@ class BankServer:
         except OSError:
             self.ledger.close()
             raise
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="bank-simulator", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, args=(0.05,), name="bank-simulator", daemon=True
+        )
 
     @property
     def url(self) -> str:
@@ -486,7 +495,9 @@ class BankServer:
     def __enter__(self) -> Self:
         return self.start()
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
 

@@ -90,7 +90,19 @@ def machine(postgres_url: str, amqp: str, directory: Path) -> Iterator[Machine]:
     made = Machine(environment, directory / "log")
     ledger = str(directory / "bank.db")
     try:
-        made.start("bank", ["simulate", "bank", "--bind", bank, "--ledger", ledger, "--faults", "late=0.05,late_s=1,drop_after_commit=0.05,error=0.05,duplicate=0.02"])
+        made.start(
+            "bank",
+            [
+                "simulate",
+                "bank",
+                "--bind",
+                bank,
+                "--ledger",
+                ledger,
+                "--faults",
+                "late=0.05,late_s=1,drop_after_commit=0.05,error=0.05,duplicate=0.02",
+            ],
+        )
         for role, arguments in ROLES.items():
             made.start(role, arguments)
         yield made
@@ -207,5 +219,3 @@ def _every_chip_carries_its_own_person(url: str, directory: Path) -> None:
         assert checked > 0
     finally:
         store.close()
-
-

@@ -56,9 +56,13 @@ def kept(store: Store) -> dict[tuple[str, str], set[str]]:
             for check in inspector.get_check_constraints(table):
                 found[table, str(check["name"])] = words(check["sqltext"])
         if store.postgres:
-            rows = conn.execute(text("SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'"))
+            rows = conn.execute(
+                text("SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'")
+            )
         else:
-            rows = conn.execute(text("SELECT tbl_name, name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL"))
+            rows = conn.execute(
+                text("SELECT tbl_name, name, sql FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL")
+            )
         for table, name, sql in rows:
             if " WHERE " in sql:
                 found[table, name] = words(sql.split(" WHERE ", 1)[1])

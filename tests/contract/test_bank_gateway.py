@@ -253,7 +253,9 @@ def test_what_goes_wrong_never_names_a_person(bank: Bank, caplog: pytest.LogCapt
     caplog.set_level(logging.DEBUG)
     rig = bank()
     rig.submit(instruction(1))
-    replies = rig.submit(instruction(2, key="oa-1-1"), instruction(3, phone="13800000462"), instruction(4, phone="13800000463"))
+    replies = rig.submit(
+        instruction(2, key="oa-1-1"), instruction(3, phone="13800000462"), instruction(4, phone="13800000463")
+    )
     told = caplog.text + repr(replies) + repr(rig.gateway) + "".join(map(repr, rig.ledger.accounts()))
     assert len({type(reply) for reply in replies.values()}) == 3
     assert not any(secret in told for secret in ("李", "11010519", "1380000", "朝阳"))
@@ -265,7 +267,9 @@ def test_the_same_seed_strikes_the_same_people_whatever_the_order(bank: Bank) ->
     replies = rig.submit(*people)
     other = SimulatedBank(Ledger(), faults=Faults(decline=0.3, error=0.2), clock=CLOCK, random=Random(1))
     expected = other.submit(people[::-1], deadline=soon())
-    assert {key: _comparable(reply) for key, reply in replies.items()} == {key: _comparable(r) for key, r in expected.items()}
+    assert {key: _comparable(reply) for key, reply in replies.items()} == {
+        key: _comparable(r) for key, r in expected.items()
+    }
     assert {type(reply) for reply in replies.values()} == {Done, Declined, TransientError}
 
 
@@ -526,7 +530,13 @@ def _ask(
         connection.close()
 
 
-HOLDER = {"name": "李梅", "id_type": "resident_id", "id_number": "11010519491231002X", "sex": "2", "birth_date": "1949-12-31"}
+HOLDER = {
+    "name": "李梅",
+    "id_type": "resident_id",
+    "id_number": "11010519491231002X",
+    "sex": "2",
+    "birth_date": "1949-12-31",
+}
 BODY = {"instruction": "open_account", "bank_code": BANK, "region": "420100", "holder": HOLDER, "guardian": None}
 JSON = {"Content_Type": "application/json", "Idempotency_Key": "oa-7-1"}
 INSTRUCTIONS = "/bank/v1/instructions"
@@ -588,7 +598,9 @@ def test_a_bad_address_gets_a_problem(front: BankServer, method: str, path: str,
         f"POST {INSTRUCTIONS} HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
     ],
 )
-def test_a_request_that_cannot_be_read_gets_a_problem_and_the_line_is_closed(front: BankServer, request_head: str) -> None:
+def test_a_request_that_cannot_be_read_gets_a_problem_and_the_line_is_closed(
+    front: BankServer, request_head: str
+) -> None:
     host, _, port = front.url.removeprefix("http://").partition(":")
     with socket.create_connection((host, int(port)), timeout=5) as connection:
         connection.sendall(request_head.encode())

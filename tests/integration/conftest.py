@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from config.policies import load_policies
-from pipeline.application import Document, Submission
+from pipeline.application import Application, Document, Submission
 from pipeline.calendar import ChineseCalendar
 from pipeline.clock import VirtualClock
 from pipeline.gateways.bank_simulated import Faults, Ledger, SimulatedBank
@@ -217,6 +217,10 @@ class Line:
         card = self.card(application_id)
         return custody.give_notice(self.context, card.id, outlet=card.place, method="sms", actor="clerk")
 
+    def application(self, application_id: str) -> Application:
+        with self.context.store.transaction() as tx:
+            return applications.load(tx, [application_id])[application_id].application
+
     def hand_over(self, application_id: str, **changes: Any) -> str:
         card = self.card(application_id)
         told: dict[str, Any] = {
@@ -224,7 +228,7 @@ class Line:
             "serial": card.blank_serial,
             "taken_by": "holder",
             "document_type": "resident_id",
-            "document_number": "999001198001010000",
+            "document_number": self.application(application_id).person.id_number,
             "fee_receipt": "R1",
             "actor": "clerk",
         }

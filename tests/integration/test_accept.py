@@ -80,7 +80,9 @@ def test_a_reference_twice_in_one_chunk_with_other_content_is_a_conflict(line: A
 
 
 def test_every_submission_is_answered_in_its_place(line: Any, submission: Make) -> None:
-    told = answers(line, submission(1), submission(2, region="990000"), submission(3), replace(submission(1), external_ref="T-9"))
+    told = answers(
+        line, submission(1), submission(2, region="990000"), submission(3), replace(submission(1), external_ref="T-9")
+    )
     assert [type(answer).__name__ for answer in told] == ["Accepted", "Declined", "Accepted", "Declined"]
     assert [answer.code for answer in told if isinstance(answer, Declined)] == [
         "region.unknown",
@@ -197,5 +199,7 @@ def dump(line: Any) -> bytes:
     with line.context.store.transaction() as tx:
         for table in t.metadata.sorted_tables:
             for row in tx.conn.execute(select(table)):
-                parts += [bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode() for value in row]
+                parts += [
+                    bytes(value) if isinstance(value, bytes | memoryview) else str(value).encode() for value in row
+                ]
     return b"\n".join(parts)

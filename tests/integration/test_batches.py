@@ -165,7 +165,14 @@ def test_every_bad_row_says_where_what_and_how_in_both_languages(line: Any, shee
     assert (taken.accepted, taken.rejected, taken.duplicate) == (1, 5, 1)
     by_row = {fault.row: fault for fault in taken.faults}
     assert sorted(by_row) == [2, 3, 4, 5, 7, 8]
-    assert [by_row[n].column for n in (2, 3, 4, 5, 7, 8)] == ["姓名", "证件号码", "手机号码", "参保地", "证件号码", "外部编号"]
+    assert [by_row[n].column for n in (2, 3, 4, 5, 7, 8)] == [
+        "姓名",
+        "证件号码",
+        "手机号码",
+        "参保地",
+        "证件号码",
+        "外部编号",
+    ]
     assert by_row[7].code == "duplicate-active-application"
     assert by_row[8].code == "external-ref-conflict"
     given = {value for row in bad for value in row.values() if len(value) > 5}

@@ -24,7 +24,9 @@ class People:
         self.ids = ids
 
     def act(self) -> None:
-        verb = self.random.choice([self.ship, self.receive, self.notice, self.hand_over, self.back, self.back_in, self.time])
+        verb = self.random.choice(
+            [self.ship, self.receive, self.notice, self.hand_over, self.back, self.back_in, self.time]
+        )
         with suppress(Refused):  # people try what may not be, too
             verb()
 
@@ -41,7 +43,9 @@ class People:
     def receive(self) -> None:
         if bundle := self.one(self.line.bundles("shipped")):
             listed = [entry["card"] for entry in bundle.manifest]
-            here = self.random.sample(listed, self.random.randint(0, len(listed))) if self.random.random() < 0.3 else None
+            here = (
+                self.random.sample(listed, self.random.randint(0, len(listed))) if self.random.random() < 0.3 else None
+            )
             told = {"outlet": self.outlet(bundle.outlet), "seal_no": bundle.seal_no, "received": here}
             custody.receive(self.line.context, bundle.id, actor="a", **told)
 

@@ -120,7 +120,11 @@ def test_words_that_are_no_state_are_refused(collected: Any) -> None:
     fresh: list[tuple[Table, dict[str, Any], tuple[str, ...]]] = [
         (t.applications, {"id": "app_2", "external_ref": "T-2", "acceptance_no": "SL-2"}, ("status", "work", "lane")),
         (t.blanks, {"serial": "X1", "application_id": None, "state": "stocked"}, ("state",)),
-        (t.cards, {"id": "card_2", "blank_serial": "BL0002", "card_number": "Y", "status": "voided"}, ("status", "custody")),
+        (
+            t.cards,
+            {"id": "card_2", "blank_serial": "BL0002", "card_number": "Y", "status": "voided"},
+            ("status", "custody"),
+        ),
     ]
     for table, row, columns in fresh:
         for column in columns:

@@ -37,7 +37,7 @@ def test_an_application_becomes_a_card_in_a_persons_hand(line, submission: Calla
         serial="BL0001",
         taken_by="holder",
         document_type="resident_id",
-        document_number="x",
+        document_number=line.application(i).person.id_number,
         fee_receipt="R1",
         actor="clerk",
     )

@@ -215,6 +215,8 @@ def test_what_operators_do_is_in_the_log_with_who_did_it(line: Any, submission: 
     operate.cancel(line.context, i, reason="asked for", actor="op-7")
     line.sweep()
     with line.context.store.transaction() as tx:
-        rows = tx.conn.execute(select(t.audit.c.action, t.audit.c.actor, t.audit.c.target).order_by(t.audit.c.seq)).all()
+        rows = tx.conn.execute(
+            select(t.audit.c.action, t.audit.c.actor, t.audit.c.target).order_by(t.audit.c.seq)
+        ).all()
         assert audit.verify(tx) == audit.Verified(rows=2, unsealed=0, broken_at=None)
     assert [tuple(row) for row in rows] == [("blank.receive", "test", "L1"), ("application.cancel", "op-7", i)]

@@ -131,9 +131,7 @@ def test_a_relay_publishes_the_stages_of_its_installation_only(line: Any, submis
     line.accept(submission(1))
     line.step("validation")
     broker = Recording()
-    only = Relay(
-        context=line.context, broker=broker, chunks={"validation": 2}, window=4, lease=timedelta(minutes=10)
-    )
+    only = Relay(context=line.context, broker=broker, chunks={"validation": 2}, window=4, lease=timedelta(minutes=10))
     assert only.publish() == 0
     assert work(line) == {"ready": 1}
 

@@ -91,12 +91,14 @@ def test_a_waiting_card_whose_clock_kills_workers_does_not_stop_the_sweeper(line
         gone = {"lease_token": "w", "lease_until": line.clock.now(), "lease_size": 1, "crashes": CRASHES - 1}
         tx.conn.execute(update(t.applications).values(work="running", **gone))
     line.clock.advance(timedelta(minutes=1))
-    assert line.sweep().expired == 1
+    assert line.sweep().expired.total() == 1
     assert (line.status(i), line.why(i), line.row(i).work) == ("notified", "technical.exhausted", "waiting")
 
 
 @pytest.mark.parametrize("dies", [dies_before, dies_after], ids=["before the bank", "after the bank"])
-def test_a_worker_that_dies_around_the_bank_opens_one_account_by_one_key(line: Any, submission: Make, dies: Any) -> None:
+def test_a_worker_that_dies_around_the_bank_opens_one_account_by_one_key(
+    line: Any, submission: Make, dies: Any
+) -> None:
     [i] = line.accept(submission())
     line.until("account")
     killed(line, dies(line.stages["account"]), line.lease("account"))
@@ -202,7 +204,9 @@ def test_a_worker_thought_dead_that_comes_back_changes_nothing(line: Any, submis
 
 
 def test_the_fate_of_a_row_never_repeats_an_act_on_a_chip_and_never_blames_a_neighbour() -> None:
-    told = product(("queued", "running"), (1, 2, 8), (True, False), range(4), (True, False), ("none", "worker", "station"))
+    told = product(
+        ("queued", "running"), (1, 2, 8), (True, False), range(4), (True, False), ("none", "worker", "station")
+    )
     for held_by, size, solo, crashes, intent, reconciler in told:
         work, alone, counted = fate(
             held_by=held_by, size=size, solo=solo, crashes=crashes, intent=intent, reconciler=reconciler

@@ -54,7 +54,10 @@ def application(status: str, **changed: Any) -> Application:
 
 
 def decided(status: str, *kinds: str, policy: Policy = WUHAN, card: bool = True, **changed: Any) -> Decision:
-    due = tuple(TimerFact(id=f"tmr_{kind}", kind=kind, due_at=NOW - timedelta(hours=len(kinds) - n)) for n, kind in enumerate(kinds))
+    due = tuple(
+        TimerFact(id=f"tmr_{kind}", kind=kind, due_at=NOW - timedelta(hours=len(kinds) - n))
+        for n, kind in enumerate(kinds)
+    )
     known = CardFact(id="card_1", serial="B1", custody="outlet", place="out_1") if card else None
     case = Case(application=application(status, **changed), facts={"card": known, "timers": due})
     return STAGE.prepare(case, policy, NOW)
@@ -102,7 +105,9 @@ def test_where_the_clock_runs_from_acceptance_the_outlet_hears_the_date_at_once(
         ("collect_due", "card.uncollected", ("delivered", "notified")),
     ],
 )
-def test_a_clock_speaks_only_while_it_means_something(status: str, kind: str, event: str, while_: tuple[str, ...]) -> None:
+def test_a_clock_speaks_only_while_it_means_something(
+    status: str, kind: str, event: str, while_: tuple[str, ...]
+) -> None:
     assert (event in emitted(decided(status, kind))) == (status in while_)
 
 

@@ -49,7 +49,12 @@ def test_an_order_without_a_part_is_stale(missing: str) -> None:
         WorkOrder.parse({key: value for key, value in GOOD.items() if key != missing})
 
 
-@given(st.dictionaries(st.sampled_from(["stage", "lane", "ids", "trace", "other"]), st.none() | st.integers() | st.text() | st.lists(st.text())))
+@given(
+    st.dictionaries(
+        st.sampled_from(["stage", "lane", "ids", "trace", "other"]),
+        st.none() | st.integers() | st.text() | st.lists(st.text()),
+    )
+)
 def test_no_body_whatever_raises_anything_else(body: dict[str, Any]) -> None:
     with suppress(StaleMessage):
         assert WorkOrder.parse(body).stage in STAGES

@@ -11,7 +11,9 @@ from pipeline.store.sealing import Sealer, derive
 
 MASTER = bytes(range(32))
 VALUES = st.dictionaries(
-    st.text(max_size=10), st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text() | st.lists(st.text(), max_size=3), max_size=5
+    st.text(max_size=10),
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text() | st.lists(st.text(), max_size=3),
+    max_size=5,
 )
 SEALER = Sealer(MASTER)
 WRAPPED = SEALER.new_data_key(1)

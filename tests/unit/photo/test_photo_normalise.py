@@ -74,7 +74,9 @@ def test_same_bytes_same_picture(portrait: Image.Image, write: Writer, profile: 
     assert normalise(data, profile=profile).picture == normalise(data, profile=profile).picture
 
 
-def test_nothing_of_the_uploads_metadata_comes_along(portrait: Image.Image, write: Writer, profile: PhotoProfile) -> None:
+def test_nothing_of_the_uploads_metadata_comes_along(
+    portrait: Image.Image, write: Writer, profile: PhotoProfile
+) -> None:
     exif = Image.Exif()
     exif[0x010E] = "SECRET-exif"
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -150,13 +152,17 @@ def test_an_invalid_orientation_is_ignored(
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "I;16"])
-def test_a_photo_without_colours_is_refused(portrait: Image.Image, write: Writer, profile: PhotoProfile, mode: str) -> None:
+def test_a_photo_without_colours_is_refused(
+    portrait: Image.Image, write: Writer, profile: PhotoProfile, mode: str
+) -> None:
     grey = portrait.convert("L")
     image = Image.new("I;16", grey.size, 40000) if mode == "I;16" else grey.convert(mode)
     assert refused(normalise(write(image, "PNG"), profile=profile)) == "NOT_COLOUR"
 
 
-def test_a_grey_jpeg_and_a_print_colour_jpeg_are_refused(portrait: Image.Image, write: Writer, profile: PhotoProfile) -> None:
+def test_a_grey_jpeg_and_a_print_colour_jpeg_are_refused(
+    portrait: Image.Image, write: Writer, profile: PhotoProfile
+) -> None:
     assert refused(normalise(write(portrait.convert("L")), profile=profile)) == "NOT_COLOUR"
     assert refused(normalise(write(portrait.convert("CMYK")), profile=profile)) == "COLOUR_MODE_UNSUPPORTED"
 
@@ -201,7 +207,9 @@ def test_a_wide_colour_profile_is_converted_and_a_broken_one_ignored(
     assert broken.picture is not None
 
 
-def test_a_phones_multi_picture_file_uses_its_first_frame(portrait: Image.Image, write: Writer, profile: PhotoProfile) -> None:
+def test_a_phones_multi_picture_file_uses_its_first_frame(
+    portrait: Image.Image, write: Writer, profile: PhotoProfile
+) -> None:
     data = write(portrait, "MPO", save_all=True, append_images=[Image.new("RGB", portrait.size, "black")], quality=88)
     assert picture(normalise(data, profile=profile)).getpixel((25, 20))[0] > 180  # type: ignore[index]
 
@@ -210,7 +218,9 @@ def test_a_phones_multi_picture_file_uses_its_first_frame(portrait: Image.Image,
 
 
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "BMP", "TIFF", "EPS", "PDF"])
-def test_other_formats_are_refused_by_content(portrait: Image.Image, write: Writer, profile: PhotoProfile, kind: str) -> None:
+def test_other_formats_are_refused_by_content(
+    portrait: Image.Image, write: Writer, profile: PhotoProfile, kind: str
+) -> None:
     assert refused(normalise(write(portrait, kind), profile=profile)) == "FORMAT_UNSUPPORTED"
 
 
@@ -228,7 +238,9 @@ def test_nothing_and_too_much(profile: PhotoProfile) -> None:
 
 def test_an_animated_png_is_refused(portrait: Image.Image, write: Writer, profile: PhotoProfile) -> None:
     frames = [Image.new("RGB", portrait.size, "black")]
-    assert refused(normalise(write(portrait, "PNG", save_all=True, append_images=frames), profile=profile)) == "ANIMATED"
+    assert (
+        refused(normalise(write(portrait, "PNG", save_all=True, append_images=frames), profile=profile)) == "ANIMATED"
+    )
 
 
 @pytest.mark.parametrize(("width", "height"), [(9000, 9000), (12001, 300), (65535, 65535), (2**31 - 1, 2**31 - 1)])
@@ -248,11 +260,16 @@ def test_a_jpeg_whose_header_claims_too_many_pixels_is_refused(
         assert refused(normalise(bytes(data), profile=profile)) == "TOO_MANY_PIXELS"
 
 
-def test_two_frame_headers_that_disagree_never_decode(portrait: Image.Image, write: Writer, profile: PhotoProfile) -> None:
+def test_two_frame_headers_that_disagree_never_decode(
+    portrait: Image.Image, write: Writer, profile: PhotoProfile
+) -> None:
     data = write(portrait)
     at = data.index(b"\xff\xc0")
     forged = data[: at + 5] + struct.pack(">HH", 6000, 6000) + data[at + 9 : at + 19]
-    assert refused(normalise(data[:at] + forged[at:] + data[at:], profile=profile)) in {"FILE_CORRUPT", "FILE_TRUNCATED"}
+    assert refused(normalise(data[:at] + forged[at:] + data[at:], profile=profile)) in {
+        "FILE_CORRUPT",
+        "FILE_TRUNCATED",
+    }
 
 
 def test_a_scan_bomb_is_refused_without_decoding(portrait: Image.Image, write: Writer, profile: PhotoProfile) -> None:
@@ -264,7 +281,9 @@ def test_a_scan_bomb_is_refused_without_decoding(portrait: Image.Image, write: W
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP"])
-def test_a_compressed_text_bomb_costs_nothing(portrait: Image.Image, write: Writer, profile: PhotoProfile, kind: bytes) -> None:
+def test_a_compressed_text_bomb_costs_nothing(
+    portrait: Image.Image, write: Writer, profile: PhotoProfile, kind: bytes
+) -> None:
     data = write(portrait, "PNG")
     bomb = chunk(kind, b"k\0\0" + zlib.compress(bytes(30_000_000), 9))
     result = normalise(data[:33] + bomb + data[33:], profile=profile)
@@ -316,7 +335,9 @@ def test_a_changed_quality_is_said(portrait: Image.Image, write: Writer, profile
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "progressive"])
 @property_test
 @given(share=st.floats(0, 0.999))
-def test_no_truncation_yields_a_picture(uploads: dict[str, bytes], profile: PhotoProfile, kind: str, share: float) -> None:
+def test_no_truncation_yields_a_picture(
+    uploads: dict[str, bytes], profile: PhotoProfile, kind: str, share: float
+) -> None:
     data = uploads[kind]
     assert refused(normalise(data[: int(len(data) * share)], profile=profile)) in {
         "FILE_EMPTY", "FORMAT_UNSUPPORTED", "FILE_TRUNCATED", "FILE_CORRUPT",
@@ -324,7 +345,9 @@ def test_no_truncation_yields_a_picture(uploads: dict[str, bytes], profile: Phot
 
 
 @pytest.mark.parametrize("cut", [1, 2, 3, 50])
-def test_a_missing_end_is_an_incomplete_file(portrait: Image.Image, write: Writer, profile: PhotoProfile, cut: int) -> None:
+def test_a_missing_end_is_an_incomplete_file(
+    portrait: Image.Image, write: Writer, profile: PhotoProfile, cut: int
+) -> None:
     for progressive in (False, True):
         data = write(portrait, progressive=progressive)[:-cut]
         assert refused(normalise(data, profile=profile)) == "FILE_TRUNCATED"

@@ -108,17 +108,16 @@ def upgrade() -> None:
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", Instant(), nullable=False),
         sa.Column("position", sa.BigInteger(), nullable=True),
-        sa.Column("published_at", Instant(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_outbox")),
         sa.UniqueConstraint("position", name=op.f("uq_outbox_position")),
     )
     op.create_index(
-        "ix_outbox_pending",
+        "ix_outbox_unplaced",
         "outbox",
         ["id"],
         unique=False,
-        postgresql_where=sa.text("published_at IS NULL"),
-        sqlite_where=sa.text("published_at IS NULL"),
+        postgresql_where=sa.text("position IS NULL"),
+        sqlite_where=sa.text("position IS NULL"),
     )
     op.create_table(
         "persons",
@@ -243,7 +242,6 @@ def upgrade() -> None:
         sa.Column("blank_serial", sa.Text(), nullable=True),
         sa.Column("card_number", sa.Text(), nullable=True),
         sa.Column("issued_on", sa.Date(), nullable=True),
-        sa.Column("remakes", sa.Integer(), nullable=False),
         sa.Column("delivered_at", Instant(), nullable=True),
         sa.Column("notified_at", Instant(), nullable=True),
         sa.Column("collect_by", Instant(), nullable=True),
@@ -664,10 +662,10 @@ def downgrade() -> None:
     op.drop_table("roles")
     op.drop_table("persons")
     op.drop_index(
-        "ix_outbox_pending",
+        "ix_outbox_unplaced",
         table_name="outbox",
-        postgresql_where=sa.text("published_at IS NULL"),
-        sqlite_where=sa.text("published_at IS NULL"),
+        postgresql_where=sa.text("position IS NULL"),
+        sqlite_where=sa.text("position IS NULL"),
     )
     op.drop_table("outbox")
     op.drop_table("number_ranges")
