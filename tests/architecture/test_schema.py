@@ -120,7 +120,7 @@ def test_bytes_are_sealed_data_digests_hashes_or_bodies_of_events() -> None:
         if isinstance(column.type, LargeBinary)
     }
     assert found == {
-        ("persons", "blind_index"), ("persons", "sealed"), ("applications", "sealed"), ("applications", "content_digest"),
+        ("persons", "blind_index"), ("persons", "sealed"), ("submissions", "sealed"), ("submissions", "content_digest"),
         ("accounts", "sealed"), ("hand_overs", "sealed"), ("data_keys", "wrapped"), ("outbox", "body"),
         ("audit", "prev_hash"), ("audit", "hash"),
     }  # fmt: skip

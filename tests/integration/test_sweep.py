@@ -11,9 +11,8 @@ import pytest
 from sqlalchemy import update
 
 from pipeline.application import Submission
-from pipeline.services import operate, run_stage
+from pipeline.services import operate, run_stage, sweep
 from pipeline.services.sweep import CRASHES, fate
-from pipeline.store import applications
 from pipeline.store import tables as t
 
 from .conftest import Killed, StubEncoder, dies_after, dies_before
@@ -174,9 +173,8 @@ def test_a_station_that_starts_takes_over_what_its_former_process_held(line: Any
     ids = line.accept(submission(1), submission(2))
     line.until("personalisation")
     killed(line, dies_after(line.stages["personalisation"]), line.lease("personalisation"))
-    with line.context.store.transaction() as tx:
-        assert applications.take_over(tx, stage="personalisation", station="enc_2", now=line.clock.now()) == 0
-        assert applications.take_over(tx, stage="personalisation", station="enc_1", now=line.clock.now()) == 2
+    assert sweep.take_over(line.context, "personalisation", "enc_2") == 0
+    assert sweep.take_over(line.context, "personalisation", "enc_1") == 2
     run_stage.reconcile(line.context, line.stages["personalisation"], worker="w", station="enc_1", limit=8)
     assert [line.status(i) for i in ids] == ["dispatch", "dispatch"]
     assert len(line.encoder.asked) == 4
@@ -191,8 +189,7 @@ def test_a_worker_thought_dead_that_comes_back_changes_nothing(line: Any, submis
 
     def act(requests: Any) -> Any:
         made = stage.act(requests)
-        with line.context.store.transaction() as tx:
-            applications.take_over(tx, stage="personalisation", station="enc_1", now=line.clock.now())
+        sweep.take_over(line.context, "personalisation", "enc_1")
         return made
 
     ran = run_stage.run(line.context, Stand(stage, act=act), [i], worker="w1")
@@ -214,11 +211,9 @@ def test_the_fate_of_a_row_never_repeats_an_act_on_a_chip_and_never_blames_a_nei
         ran = held_by == "running"
         assert counted - crashes == (ran and size == 1)
         assert alone == (ran or solo)
-        if ran and intent and reconciler == "station":
-            assert work == "reconcile"
-        elif work == "held":
-            assert ran
-            assert counted >= CRASHES
-        else:
+        if not ran:
             assert work == "ready"
-            assert not ran or counted < CRASHES
+        elif counted >= CRASHES:
+            assert work == "held"
+        else:
+            assert work == ("reconcile" if intent and reconciler == "station" else "ready")

@@ -143,7 +143,9 @@ def test_what_leaves_the_system_names_no_person() -> None:
 @pytest.mark.parametrize("policy", POLICIES.values(), ids=POLICIES)
 @pytest.mark.parametrize("notified", [None, NOW], ids=["not told", "told"])
 def test_the_clocks_of_collection_are_the_regions(policy: Policy, notified: datetime | None) -> None:
-    clocks = collecting(policy, case_id="app_1", accepted_at=RECEIVED, notified_at=notified, calendar=CALENDAR)
+    clocks = collecting(
+        policy, case_id="app_1", accepted_at=RECEIVED, notified_at=notified, now=RECEIVED, calendar=CALENDAR
+    )
     due = deadlines.collect_by(policy, accepted_at=RECEIVED, notified_at=notified, calendar=CALENDAR)
     if due is None:
         assert (notified, policy.collection.starts.value, clocks) == (None, "notice", [])
@@ -155,3 +157,12 @@ def test_the_clocks_of_collection_are_the_regions(policy: Policy, notified: date
     assert len(reminders) == len(policy.collection.reminder_days.value)
     assert reminders == sorted(reminders)
     assert all(at < due.at for at in reminders)
+
+
+def test_a_card_that_comes_late_is_not_reminded_of_what_is_past() -> None:
+    policy = next(policy for policy in POLICIES.values() if policy.collection.starts.value == "acceptance")
+    late = RECEIVED + timedelta(days=policy.collection.reminder_days.value[0] + 1)
+    clocks = collecting(policy, case_id="app_1", accepted_at=RECEIVED, notified_at=None, now=late, calendar=CALENDAR)
+    reminders = [clock.due_at for clock in clocks if isinstance(clock, TimerSet) and clock.kind == "reminder"]
+    assert len(reminders) == len(policy.collection.reminder_days.value) - 1
+    assert all(at > late for at in reminders)
