@@ -562,8 +562,9 @@ def outlet_notice(
 @outlet_app.command("hand-over")
 def outlet_hand_over(
     card_id: Annotated[str, typer.Argument(metavar="CARD")],
-    outlet: Annotated[str, typer.Option()],
     serial: Annotated[str, typer.Option(help="as read from the card in hand")],
+    outlet: Annotated[str | None, typer.Option(help="where the card waits")] = None,
+    centre: Annotated[bool, typer.Option("--centre", help="the centre's own counter, for urgent cards")] = False,
     document_type: Annotated[str, typer.Option()] = "resident_id",
     document_number_file: Annotated[
         typer.FileText | None, typer.Option(help="holds the document's number; - for stdin")
@@ -575,6 +576,8 @@ def outlet_hand_over(
     """The card goes to its holder."""
     from pipeline.services import custody
 
+    if centre == (outlet is not None):
+        raise typer.BadParameter("either --outlet or --centre", param_hint="--outlet")
     if by not in ("holder", "guardian", "proxy", "unit"):
         raise typer.BadParameter("holder, guardian, proxy or unit", param_hint="--by")
     number = document_number_file.read().strip() if document_number_file else ""
