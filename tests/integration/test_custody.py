@@ -125,6 +125,30 @@ def test_a_missing_card_leaves_the_bundle_disputed_and_the_others_go_on(shipped:
     assert line.balanced() == {"holder": 1, "outlet": 1, "courier": 1}
 
 
+def test_a_card_that_turns_up_later_is_signed_for_and_settles_the_dispute(shipped: Any) -> None:
+    line, bundle, ids = shipped
+    receive(line, bundle, received=[line.card(i).id for i in ids[:2]])
+    with pytest.raises(Refused) as told:
+        receive(line, bundle, received=[line.card(ids[0]).id])
+    assert code_of(told) == "card-not-in-bundle"
+    late = receive(line, bundle)
+    assert (late.received, late.missing, late.status) == ((line.card(ids[2]).id,), (), "received")
+    assert line.status(ids[2]) == "delivered"
+    assert line.events("bundle.settled") == 1
+    assert line.balanced() == {"outlet": 3}
+
+
+@pytest.mark.rule("KL-19")
+def test_a_strangers_document_takes_no_card(line: Any, submission: Callable[..., Submission]) -> None:
+    [i] = line.to_outlet(submission())
+    with pytest.raises(Refused) as told:
+        line.hand_over(i, document_number="999001198001019999")
+    assert code_of(told) == "not-the-holder"
+    assert line.balanced() == {"outlet": 1}
+    line.hand_over(i)
+    assert line.balanced() == {"holder": 1}
+
+
 def test_a_card_that_is_not_on_the_packing_list_is_refused_with_the_whole_receipt(shipped: Any) -> None:
     line, bundle, ids = shipped
     with pytest.raises(Refused) as told:

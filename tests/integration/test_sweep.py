@@ -217,3 +217,23 @@ def test_the_fate_of_a_row_never_repeats_an_act_on_a_chip_and_never_blames_a_nei
             assert work == "held"
         else:
             assert work == ("reconcile" if intent and reconciler == "station" else "ready")
+
+
+def test_a_card_that_kills_its_station_again_and_again_is_parked_with_its_blank(line: Any, submission: Make) -> None:
+    [i] = line.accept(submission())
+    line.until("personalisation")
+    dying = dies_before(line.stages["personalisation"])
+    killed(line, dying, line.lease("personalisation"))
+    for _ in range(CRASHES - 1):
+        assert sweep.take_over(line.context, "personalisation", "enc_1") == 1
+        assert line.row(i).work == "reconcile"
+        with pytest.raises(Killed):
+            run_stage.reconcile(line.context, dying, worker="w-dead", station="enc_1", limit=8)
+    assert sweep.take_over(line.context, "personalisation", "enc_1") == 1
+    assert line.status(i) == "held"
+    assert line.why(i) == "technical.exhausted"
+    assert line.blanks() == {"stocked": 49, "reserved": 1}
+    operate.release(line.context, [i], reason="looked at", actor="test")
+    line.run()
+    assert line.status(i) == "dispatch"
+    assert line.encoder.asked == [("recover", "BL0001")]
