@@ -432,7 +432,7 @@ _SHEETS = (".csv", ".xlsx", ".xls")
 _ARCHIVES = (".zip", ".rar", ".7z", ".gz", ".tgz", ".tar", ".bz2", ".xz", ".zst", ".jar", ".iso", ".cab", ".lzh", ".arj")  # fmt: skip
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _ENCRYPTED, _UTF8 = 0x1, 0x800  # APPNOTE 4.4.4: bits 0 and 11
-# What `zipfile` and zlib raise on broken or lying archives.
+# What `zipfile` and zlib raise on broken or lying archives; RuntimeError covers a method or a version it cannot unpack.
 _UNPACKING = (zipfile.BadZipFile, zipfile.LargeZipFile, OSError, EOFError, RuntimeError, ValueError, zlib.error)
 
 
@@ -532,7 +532,7 @@ def _unpacked(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         raise _too_large("表格", "the sheet", SHEET_BYTES_MAX)
     try:
         return archive.read(info)
-    except (*_UNPACKING, NotImplementedError) as problem:
+    except _UNPACKING as problem:
         raise _bad_archive("压缩包内的表格已损坏", "the sheet within the archive is damaged") from problem
 
 
@@ -790,7 +790,7 @@ def _last_cell(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> tuple[int, in
                 for letters, digits in set(_CELL_PLACE.findall(tail + chunk)):
                     rows, columns = max(rows, int(digits)), max(columns, _column_number(letters))
                 tail = chunk[-64:]
-    except (*_UNPACKING, NotImplementedError) as problem:
+    except _UNPACKING as problem:
         raise _bad_sheet("工作簿已损坏或有密码", "the workbook is damaged or has a password") from problem
     return rows, columns
 

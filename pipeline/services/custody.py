@@ -7,7 +7,7 @@ clocks, events and audit in one transaction.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -19,7 +19,7 @@ from pipeline.identifiers import normalise_number
 from pipeline.outcomes import Advance
 from pipeline.policy import Policy
 from pipeline.services.context import Context
-from pipeline.stages.collection import CollectBy, TimerSet, collecting
+from pipeline.stages.collection import CollectBy, TimerSet, card_event, collecting
 from pipeline.store import applications, audit, custody, fees, handing, outbox, timers
 from pipeline.store.applications import Claimed
 from pipeline.store.custody import CENTRE, Place
@@ -429,13 +429,6 @@ def _bundle_event(kind: str, bundle: Record, now: datetime, **data: Any) -> Even
 
 
 def _card_event(kind: str, card: Record, claimed: Claimed) -> Event:
-    app = claimed.application
-    data = {
-        "card_id": card.id,
-        "application_id": app.id,
-        "kind": app.kind,
-        "region": app.region,
-        "outlet_id": app.outlet,
-        "bundle_id": card.bundle_id,
-    }
-    return Event(type=kind, subject=card.id, region=app.region, sequence=app.version + 1, outlet=app.outlet, data=data)
+    """An event that goes out with the move it tells of, one version on."""
+    moved = replace(claimed.application, version=claimed.application.version + 1)
+    return card_event(kind, moved, card.id, card.bundle_id)

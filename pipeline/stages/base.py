@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal, Protocol, Self, runtime_checkable
 
 from pipeline.application import Application
+from pipeline.errors import Defect
 from pipeline.outcomes import Outcome
 from pipeline.policy import Policy
 
@@ -162,7 +163,7 @@ class Thinking:
         return dict.fromkeys(requests)
 
     def settle(self, case: Case, reply: Any, policy: Policy, now: datetime) -> Decision:
-        raise NotImplementedError("this stage decides in prepare")
+        raise Defect("a stage that decides in prepare was given a reply to settle")
 
     def failed(self, case: Case, request: Any, error: BaseException) -> tuple[Fact, ...]:
         return ()

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from pipeline import deadlines
+from pipeline.application import Application
 from pipeline.calendar import WorkingCalendar
 from pipeline.events import Event, instant
 from pipeline.outcomes import Advance, Outcome, Wait
@@ -146,20 +147,19 @@ def _waits_for(status: str) -> str:
 
 
 def _emit(kind: str, case: Case, card: CardFact, **data: Any) -> Emit:
-    return Emit(event=card_event(kind, case, card, **data))
+    return Emit(event=card_event(kind, case.application, card.id, card.bundle_id, **data))
 
 
-def card_event(kind: str, case: Case, card: CardFact, **data: Any) -> Event:
-    """An event about a card, as outlets get it: ids and dates, nothing of the person."""
-    app = case.application
+def card_event(kind: str, app: Application, card_id: str, bundle_id: str | None, **data: Any) -> Event:
+    """An event about an application's card, as outlets get it: ids and dates, nothing of the person."""
     shared = {
-        "card_id": card.id,
+        "card_id": card_id,
         "application_id": app.id,
         "kind": app.kind,
         "region": app.region,
         "outlet_id": app.outlet,
-        "bundle_id": card.bundle_id,
+        "bundle_id": bundle_id,
     }
     return Event(
-        type=kind, subject=card.id, region=app.region, sequence=app.version, outlet=app.outlet, data={**shared, **data}
+        type=kind, subject=card_id, region=app.region, sequence=app.version, outlet=app.outlet, data={**shared, **data}
     )
