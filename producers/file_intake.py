@@ -23,7 +23,7 @@ from pipeline.services.accept import Accepted, Answer, Declined, Replayed, keep_
 from pipeline.services.context import Context
 from pipeline.store import batches
 from pipeline.store.batches import RowFault
-from producers.batch_file import BatchFile, Row, open_batch, write_errors
+from producers.batch_file import BatchFile, Row, RowError, open_batch, write_errors
 
 log = logging.getLogger("zhika.file_intake")
 STRETCH = 200
@@ -161,8 +161,6 @@ def _by_row(faults: Sequence[RowFault]) -> dict[int, list[RowFault]]:
 
 
 def _with_faults(row: Row, faults: Sequence[RowFault]) -> Row:
-    from producers.batch_file import RowError
-
     errors = tuple(RowError(row=f.row, column=f.column, code=f.code, zh=f.zh, en=f.en) for f in faults)
     return Row(number=row.number, external_ref=row.external_ref, submission=None, errors=errors, cells=row.cells)
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from config import metrics
 from config.release import release
-from config.settings import Settings
+from config.settings import Bank, Settings
 from config.wiring import Installation
 from pipeline.errors import Conflict, Defect, Refused, TransientError
 from pipeline.services import operate
@@ -140,8 +140,6 @@ def _embedded(
 
 
 def _banks(url: str) -> dict[str, Any]:
-    from config.settings import Bank
-
     return {"default": Bank(url=url)}
 
 

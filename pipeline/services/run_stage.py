@@ -39,7 +39,7 @@ TRIED_AGAIN = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """One application's step, for counters: its lane, what came out, and how long it had waited (seconds)."""
+    """One application's step, for counters."""
 
     lane: str
     outcome: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from random import Random
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipeline.clock import VirtualClock
 from pipeline.errors import Defect, OutcomeUnknown, TransientError
 from pipeline.gateways.bank_simulated import SCRIPT, Faults, Ledger, SimulatedBank
 from pipeline.outcomes import Advance, Correct, Hold, Reject, Wait
-from pipeline.person import Agent, Person
+from pipeline.person import Agent
 from pipeline.ports import Declined, Done, Key, OpenAccount, Pending
 from pipeline.stages.account import (
     Account,
@@ -30,6 +30,7 @@ from pipeline.stages.account import (
 )
 from pipeline.stages.bank_refusals import OTHER, TABLE, refusal
 from pipeline.stages.base import AccountFact, Acting, CallFact, Case, Decision, Stage
+from tests.support.applications import an_application
 
 POLICY = load_policies().of("420100")
 START = datetime(2026, 11, 25, 2, 0, tzinfo=UTC)
@@ -37,48 +38,8 @@ SECRET = b"secret of the tests"
 ACCOUNT = AccountFact(id="acc_1", bank_card_number="6200000000000000000")
 
 
-def application(number: int = 1, *, phone: str = "13800000000", **changed: Any) -> Application:
-    person = Person(
-        name="测试甲",
-        id_type="resident_id",
-        id_number=f"9990011990010{number:05d}",
-        social_security_number="",
-        sex="1",
-        ethnic="01",
-        birth_date=date(1990, 1, 1),
-        phone=phone,
-    )
-    base = Application(
-        id=f"app_{number}",
-        version=1,
-        status="account",
-        stage="account",
-        region="420100",
-        policy_version=POLICY.version,
-        kind="first",
-        priority="normal",
-        lane="normal",
-        category="resident",
-        district="420102",
-        agency="A1",
-        window="district_agency",
-        outlet="42010601",
-        bank_code="95533",
-        acceptance_no=f"N{number}",
-        received_at=START,
-        due_at=START + timedelta(days=20),
-        person=person,
-        guardian=None,
-        proxy=None,
-        documents=(),
-        confirmed=True,
-        collect_by="person",
-        person_id=f"per_{number}",
-        photo_original="",
-        photo_result="picture",
-        attempts=1,
-    )
-    return replace(base, **changed)
+def application(number: int = 1, **changed: Any) -> Application:
+    return an_application(number, stage="account", policy_version=POLICY.version, received_at=START, **changed)
 
 
 def case(*calls: CallFact, account: AccountFact | None = None, of: Application | None = None) -> Case:

@@ -17,7 +17,6 @@ from pipeline.application import Application
 from pipeline.errors import Defect, OutcomeUnknown, TransientError
 from pipeline.gateways.objects import ObjectMemory
 from pipeline.outcomes import Advance, Hold, Reason, Wait
-from pipeline.person import Person
 from pipeline.policy import Policy, Sourced
 from pipeline.ports import EncodeOrder, EncodeReport, Verdict
 from pipeline.stages.base import AccountFact, Acting, BlankFact, CardFact, Case, Decision, Stage
@@ -34,6 +33,7 @@ from pipeline.stages.personalisation import (
     TakeBlank,
 )
 from pipeline.transitions import move
+from tests.support.applications import an_application
 
 POLICY = load_policies().of("420100")
 # Past midnight in China, still the day before in UTC.
@@ -47,47 +47,8 @@ VERIFIED = EncodeReport(verdict="verified", chip_id="C1", atr="3B", face=b"face"
 
 
 def application(number: int = 1, **changed: Any) -> Application:
-    person = Person(
-        name="测试甲",
-        id_type="resident_id",
-        id_number=f"9990011990010{number:05d}",
-        social_security_number=f"9990011990010{number:05d}",
-        sex="1",
-        ethnic="01",
-        birth_date=date(1990, 1, 1),
-        phone="13800000000",
-    )
-    base = Application(
-        id=f"app_{number}",
-        version=1,
-        status="personalisation",
-        stage="personalisation",
-        region="420100",
-        policy_version=POLICY.version,
-        kind="first",
-        priority="normal",
-        lane="normal",
-        category="resident",
-        district="420102",
-        agency="A1",
-        window="district_agency",
-        outlet="42010601",
-        bank_code="95533",
-        acceptance_no=f"N{number}",
-        received_at=NOW,
-        due_at=NOW + timedelta(days=20),
-        person=person,
-        guardian=None,
-        proxy=None,
-        documents=(),
-        confirmed=True,
-        collect_by="person",
-        person_id=f"per_{number}",
-        photo_original="",
-        photo_result=PICTURE,
-        attempts=1,
-    )
-    return replace(base, **changed)
+    told = {"stage": "personalisation", "policy_version": POLICY.version, "received_at": NOW, "photo_result": PICTURE}
+    return an_application(number, **(told | changed))
 
 
 def case(of: Application | None = None, **facts: Any) -> Case:
