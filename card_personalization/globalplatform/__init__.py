@@ -1,0 +1,1 @@
+"""GlobalPlatform on the host's side: secure channels as pure state, commands as values, and the processor that secures a channel."""
