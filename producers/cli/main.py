@@ -24,6 +24,7 @@ from pipeline.clock import SHANGHAI
 from pipeline.errors import NotFound
 from pipeline.states import STAGES
 from producers.cli import errors
+from producers.cli.keys import keys_app
 
 app = typer.Typer(
     name="zhika",
@@ -58,6 +59,7 @@ for name, sub in (
     ("simulate", simulate_app),
     ("db", db_app),
     ("audit", audit_app),
+    ("keys", keys_app),
 ):
     app.add_typer(sub, name=name)
 
