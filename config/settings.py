@@ -90,11 +90,18 @@ class Workers(_Group):
 
 
 class Encoders(_Group):
-    """`virtual`: cards are virtual; `readers` work side by side at one station."""
+    """`virtual`: cards are virtual, in `readers` readers side by side; otherwise PC/SC readers, those of `names` or all there are.
+
+    A name may be a part of the reader's that no other reader shares. After `watchdog_s` without an answer a card counts as mute.
+    `printer`: a directory for PDFs, or the address of an IPP printer; empty: nothing is printed.
+    """
 
     station: str = "enc_1"
     virtual: bool = True
     readers: Annotated[int, Field(ge=1, le=64)] = 2
+    names: tuple[str, ...] = ()
+    watchdog_s: Annotated[float, Field(gt=0)] = 30.0
+    printer: str = ""
 
 
 class Keys(_Group):

@@ -48,9 +48,7 @@ def disposition(error: BaseException, *, attempts: int, max_attempts: int, now: 
         case StaleMessage():
             return Disposition("stale", None)
         case NeedsOperator():
-            said = str(error)
-            told = "" if said == error.reason else f": {said}"
-            reason = Reason(code=error.reason, zh=f"需要人工处理{told}", en=f"A person has to decide{told}")
+            reason = Reason(code=error.reason, zh=error.zh, en=error.en)
             return Disposition("hold", Hold(reason))
         case OutcomeUnknown():
             return Disposition("reconcile", Wait(now + _delay(ASK_SCHEDULE_S, attempts), f"unknown:{name}"))

@@ -306,13 +306,16 @@ class IssuerDomain:
         return bytes((kvn,)) + b"".join(map(self._kcv, values)), OK
 
     def _key_field(self, data: bytes, session: Session) -> tuple[bytes, bytes, bytes]:
-        """Key, check value and what follows: type ‖ length ‖ [length of the key ‖] enciphered key ‖ length ‖ check value."""
+        """Key, check value and what follows: type ‖ length ‖ [length of the key ‖] enciphered key ‖ length ‖ check value.
+
+        The length of the key stands there in Amendment D 7.2, and is left out by hosts that follow the Card Specification.
+        """
         if len(data) < 2 or data[0] != self._key_type():
             raise Refused(WRONG_DATA)
         enciphered, rest = data[2 : 2 + data[1]], data[2 + data[1] :]
         size = len(enciphered)
-        if data[0] == _AES_KEY:
-            size, enciphered = enciphered[0] if enciphered else 0, enciphered[1:]
+        if size % ciphers.AES_BLOCK == 1:
+            size, enciphered = enciphered[0], enciphered[1:]
         if not rest or len(rest) < 1 + rest[0]:
             raise Refused(WRONG_DATA)
         check, rest = rest[1 : 1 + rest[0]], rest[1 + rest[0] :]

@@ -95,8 +95,7 @@ class VpcdCard:
         return None
 
     def _after_loss(self, card: VirtualConnection) -> VirtualConnection | None:
-        """Another card if one was swapped in, else an empty reader until `insert`."""
-        self._let_go()
+        """Another card if one was swapped in, else an empty reader until `insert`, which may come once it is empty."""
         try:
             card.reset()
         except Silent:
@@ -105,6 +104,7 @@ class VpcdCard:
             self._wanted.clear()
             card.close()
             return None
+        self._let_go()
         self._stopped.wait(self._swap_s)
         return card
 

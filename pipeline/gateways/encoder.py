@@ -10,7 +10,7 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -28,7 +28,7 @@ from card_personalization.readers import CardReader, VirtualReader
 from card_personalization.simulator.connection import CardStore, VirtualConnection
 from card_personalization.simulator.faults import Fault, FaultPlan
 from card_personalization.station import Report, Station, Verdict
-from pipeline.errors import Conflict, Defect, NeedsOperator, OutcomeUnknown, TransientError
+from pipeline.errors import Conflict, Defect, NeedsOperator, NotFound, OutcomeUnknown, TransientError
 from pipeline.ports import EncodeOrder, EncodeReport, Printer, PrintJob
 
 MEMORY_FAILS = Fault("UPDATE RECORD", 3, "sw", sw=0x6581)
@@ -87,6 +87,7 @@ class LocalEncoder:
         self._printer = printer
         self._release = release
         self._stopped = threading.Event()
+        self._ready = ThreadPoolExecutor(1, thread_name_prefix=f"ready-{station}")
 
     def loaded(self) -> tuple[str, ...] | None:
         """Serials of the blanks that lie in readers and wait for work; None when a reader fetches whatever is asked for."""
@@ -125,6 +126,7 @@ class LocalEncoder:
     def close(self) -> None:
         """Finish the cards in hand and let the station go; it can be called twice."""
         self._pool.close()
+        self._ready.shutdown()
         release, self._release = self._release, lambda: None
         release()
 
@@ -146,12 +148,17 @@ class LocalEncoder:
 
         def job(connect: Connect, ready: _Prepared) -> tuple[Report, bytes]:
             self._go_on()
-            report = work(self._cards, ready.plan, serial, connect)
+            try:
+                report = work(self._cards, ready.plan, serial, connect)
+            except KeyRefused:
+                self._stopped.set()
+                raise
             if report.keys_refused:
                 self._stopped.set()
             return report, ready.face
 
-        return self._pool.submit(serial, job, prepare=lambda: self._prepared(order))
+        ready = self._ready.submit(self._prepared, order)  # while the cards before it are being made
+        return self._pool.submit(serial, job, prepare=ready.result)
 
     def _prepared(self, order: EncodeOrder) -> _Prepared:
         profile = self._profiles.get(order.profile)
@@ -168,8 +175,12 @@ class LocalEncoder:
         except (PlanError, FaceError, TransientError, OutcomeUnknown, Defect) as error:
             return error
         except KeyRefused as error:  # it names the key, not its value
-            self._stopped.set()
-            return NeedsOperator("encoder.key", f"encoder {self.station}: {error}")
+            return NeedsOperator(
+                "encoder.key",
+                f"encoder {self.station}: {error}",
+                zh=f"制卡工位 {self.station} 的密钥不可用，工位已停止，空白卡未动：{error}",
+                en=f"A key of station {self.station} cannot be used; the station stopped, no blank was touched: {error}",
+            )
         except NoUsableCard:
             return OutcomeUnknown(f"put the blank {order.blank_serial} into a reader of station {self.station}")
         except (CardLost, OSError) as error:
@@ -291,6 +302,60 @@ def open_simulated(
         printer=printer,
         release=release,
     )
+
+
+def open_pcsc(
+    directory: Path,
+    station: str,
+    *,
+    names: Sequence[str],
+    keys: KeyStore,
+    profiles: Mapping[str, CardProfile],
+    printer: Printer | None = None,
+    watchdog_s: float = 30.0,
+) -> LocalEncoder:
+    """A station over PC/SC readers, those that `names` name by a part that is theirs alone, or all; journal in `directory/journal`.
+
+    Raises:
+        Conflict: another process is this station, or a name fits no reader or several.
+        ServiceDown: pcscd does not answer.
+        OSError: the directory cannot be used.
+    """
+    from card_personalization.transport.pcsc import PcscReader, list_readers
+
+    directory.mkdir(parents=True, exist_ok=True)
+    there = list_readers()
+    chosen = [chosen_reader(name, there) for name in names] or list(there)
+    if not chosen:
+        raise Conflict("没有读卡器；请连接读卡器", "there is no reader: connect one", code="reader.none")
+    return LocalEncoder(
+        station,
+        readers=[PcscReader(name) for name in chosen],
+        keys=keys,
+        journal_dir=directory / "journal",
+        profiles=profiles,
+        printer=printer,
+        watchdog_s=watchdog_s,
+        release=locked(directory / "lock", station),
+    )
+
+
+def chosen_reader(name: str, readers: Sequence[str]) -> str:
+    """The reader called `name`, or the only one whose name has it as a part.
+
+    Raises:
+        NotFound: none.
+        Conflict: several.
+    """
+    found = [reader for reader in readers if reader == name] or [reader for reader in readers if name in reader]
+    listed = ", ".join(readers) or "-"
+    if not found:
+        raise NotFound(f"没有读卡器 {name}；现有：{listed}", f"no reader {name}: there are {listed}")
+    if len(found) > 1:
+        raise Conflict(
+            f"{name} 对应多个读卡器：{listed}", f"{name} fits several readers: {listed}", code="reader.ambiguous"
+        )
+    return found[0]
 
 
 def locked(path: Path, station: str) -> Callable[[], None]:

@@ -26,6 +26,9 @@ NEXT = "dispatch"
 AT_COUNTER = "centre.counter"
 """Why an urgent card waits: the centre hands it over itself (WH-8)."""
 
+NO_CARD_AGAIN = timedelta(seconds=2)
+"""How soon an application asks again after it found no blank in a reader."""
+
 ELSEWHERE_AGAIN = timedelta(minutes=1)
 """How long an application stays away from a station that does not hold its blank."""
 

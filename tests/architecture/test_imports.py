@@ -52,7 +52,7 @@ DOORS = {
     "chinese_calendar": ("pipeline/calendar.py",),
     "python_calamine": ("producers/batch_file.py",),
     "smartcard": ("card_personalization/transport/pcsc.py",),
-    "pkcs11": ("card_personalization/keys/pkcs11.py",),
+    "pkcs11": ("card_personalization/keys/pkcs11/",),
     "pydantic_settings": ("config/settings.py",),
 }
 

@@ -243,7 +243,7 @@ def test_a_missing_key_stops_the_station(tmp_path: Path) -> None:
     with _encoder(tmp_path, keys, box(tmp_path).insert) as encoder:
         assert verdicts(encoder.personalise([order(1), order(2)])) == {
             "app_1": "NeedsOperator",
-            "app_2": "NeedsOperator",
+            "app_2": "TransientError",
         }
     assert not list((tmp_path / "journal").iterdir())
 

@@ -309,6 +309,12 @@ def test_the_pseudo_random_challenge_is_cut_from_one_stream(store: KeyStore) -> 
     assert whole[:8] != half, "the length is part of what is derived"
 
 
+@pytest.mark.parametrize("kdd", [bytes(9), bytes(11)])
+def test_diversification_data_has_ten_bytes(store: KeyStore, kdd: bytes) -> None:
+    with pytest.raises(ValueError, match="10 bytes"):
+        store.scp02_session(KeyRef("KMC"), method=Diversification.EMV, kdd=kdd, counter=COUNTER)
+
+
 def test_part_of_a_block_is_not_enciphered(store: KeyStore) -> None:
     two = store.scp02_session(KeyRef("KMC"), method=Diversification.EMV, kdd=KDD, counter=COUNTER)
     three = store.scp03_session(
@@ -583,7 +589,7 @@ def test_no_key_of_a_card_stays_in_the_token(filled: Token) -> None:
             keys.mac(KeyRef("IRK"), factors=(F1, F2), data=F1)
             keys.scp02_session(KeyRef("KMC"), method=Diversification.EMV, kdd=KDD, counter=COUNTER)
             del session
-        lying = keys._do(lambda token: [key.label for key in token.session.get_objects()])
+        lying = keys._worker.do(lambda token: [key.label for key in token.session.get_objects()])
     assert len(lying) == len(MASTERS) + 3 + 1, "masters, first halves of the three 人社 ones, the digest key"
 
 

@@ -193,13 +193,13 @@ def test_level_zero_authenticates_and_protects_nothing(host: Make) -> None:
     assert exchange(made.card, "84F28000024F0000")[1] == "6882"
 
 
-def put_key(made: Host, keys: KeySet, replaced: int, *, spoil: bool = False) -> tuple[str, str]:
+def put_key(made: Host, keys: KeySet, replaced: int, *, spoil: bool = False, with_size: bool = True) -> tuple[str, str]:
     data = bytes((keys.kvn,))
     for key in (keys.enc, keys.mac, keys.dek):
         aes = made.scp == 3
         secret = made.sensitive(key + bytes(-len(key) % 16))
         check = ciphers.aes_kcv(key) if aes else ciphers.des_kcv(key)
-        field = bytes((len(key),)) + secret if aes else secret
+        field = bytes((len(key),)) + secret if aes and with_size else secret
         check = bytes(3) if spoil else check
         data += bytes((0x88 if aes else 0x80, len(field))) + field + b"\x03" + check
     return made.send(f"80D8{replaced:02X}81{len(data):02X}{data.hex()}00")
@@ -229,7 +229,7 @@ def test_a_key_version_can_be_added_and_the_former_deleted(host: Make, tmp_path:
     made.open(0x33)
     fresh = KeySet(**{**_fields(key_set(0x31, 16, 0x70)), "diversification": "fixed"})
     assert made.send("80E4000003D20120")[1] == "6985"
-    assert put_key(made, fresh, 0x00)[1] == "9000"
+    assert put_key(made, fresh, 0x00, with_size=False)[1] == "9000"
     assert made.send("80E4000003D20120")[1] == "9000"
     assert {*domain(tmp_path).kcvs} == {0x31}
     assert Host(made.card, fresh).open(0x01) == "9000"

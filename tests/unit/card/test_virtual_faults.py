@@ -145,7 +145,7 @@ def test_a_spoiled_answer_fails_its_mac_and_the_command_is_done(struck: Struck, 
 
 
 def test_a_stripped_mac_leaves_the_data(struck: Struck) -> None:
-    host, _ = struck("rmac_stripped@GET DATA:2")
+    host, _ = struck("rmac_stripped@GET DATA:3")
     host.open(0x11)
     body, sw = fetch(host.card, host.wrap(bytes.fromhex("80CA9F7F00")))
     assert (len(body), sw) == (0x2D, 0x9000)
@@ -228,7 +228,7 @@ def test_a_fault_may_strike_any_command_one_ins_or_what_a_predicate_says(struck:
     )
     commands = ["00A4040000", "80CA9F7F2D", "00A4040000", "80CA9F7F2D", "80CA9F7F2D"]
     words = [host.card.transmit(bytes.fromhex(command))[1] for command in commands]
-    assert words == [0x6110 + 7, 0x6F01, 0x6F02, 0x6F04, 0x9000]
+    assert words == [0x6C12, 0x6F01, 0x6F02, 0x6F04, 0x9000]
 
 
 def test_of_several_faults_the_first_strikes_and_all_count() -> None:
