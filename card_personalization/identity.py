@@ -5,7 +5,7 @@ An ATR alone is a hint; the CPLC (GlobalPlatform, tag 9F7F) carries the chip mak
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from card_personalization.apdu import SW_DATA_NOT_FOUND, SW_FILE_NOT_FOUND, SW_INS, SW_OK, Channel
 from card_personalization.errors import ApduError
@@ -14,6 +14,8 @@ from card_personalization.transport.base import CardConnection
 
 ISSUER_SECURITY_DOMAIN = bytes.fromhex("A000000151000000")
 _CPLC = 0x9F7F
+_CPLC_ANSWER = 45
+"""Tag, length and 42 bytes."""
 _SERIAL = 4
 _NONE_THERE = frozenset({SW_FILE_NOT_FOUND, SW_DATA_NOT_FOUND, SW_INS})
 
@@ -48,7 +50,7 @@ def identify(connection: CardConnection, *, security_domain: bytes = ISSUER_SECU
     """
     channel = Channel(connection)
     cplc = b""
-    for apdu in (select(security_domain), get_data(_CPLC)):
+    for apdu in (select(security_domain), replace(get_data(_CPLC), le=_CPLC_ANSWER)):
         cplc, sw = channel.exchange(apdu)
         if sw in _NONE_THERE:
             return Identity(connection.atr)
