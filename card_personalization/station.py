@@ -304,7 +304,7 @@ class _Job:
         self.keys_refused = True
         problem = f"the card refused our key: {error}"
         if error.blocked:
-            self._spoil()
+            recorder.ended(CardState.SPOILED)
             return Verdict.SPOILED, problem
         return (Verdict.UNKNOWN if self._touched(recorder) else Verdict.UNTOUCHED), problem
 

@@ -6,7 +6,7 @@ Needs pyscard: who imports this module tells what to do where it is missing. Mus
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -19,8 +19,7 @@ from card_personalization.plan import Plan, build, select_application
 from card_personalization.profiles import CardProfile
 from card_personalization.transport.base import CardConnection
 from card_personalization.transport.pcsc import PcscReader, list_readers
-from card_personalization.verify import ApplicationFound, ReadBack, compare, read_back
-from pipeline.errors import Defect, NotFound
+from card_personalization.verify import ReadBack, compare, read_back
 from pipeline.gateways.encoder import card_order, chosen_reader
 from pipeline.ports import EncodeOrder
 
@@ -42,11 +41,6 @@ class CardRead:
     found: ReadBack
     pin_tries_left: int | None
     elapsed_ms: float
-
-    @property
-    def financial(self) -> ApplicationFound | None:
-        """The first EMV application that is there."""
-        return next((application for application in self.found.applications if application.present), None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,7 +91,7 @@ def compared(card: CardRead, order: EncodeOrder, *, profile: CardProfile, keys: 
     Raises:
         PlanError: the order breaks a rule that it did not break when the card was made.
         KeyRefused: the store lacks the key of the 识别码.
-        EncodingError: the ATR is not one of such a card.
+        UnknownCard: the ATR is not one of such a card.
     """
     plan = build(profile, card_order(order))
     verification = compare(card.found, plan=plan, atr=Atr.parse(card.atr), keys=keys)
@@ -116,6 +110,7 @@ def _inserted(name: str) -> Iterator[tuple[str, CardConnection]]:
     try:
         connection = reader.connect()
         try:
+            connection.reset()
             yield reader.name, connection
         finally:
             connection.close()

@@ -24,6 +24,7 @@ from pipeline.clock import SHANGHAI
 from pipeline.errors import NotFound
 from pipeline.states import STAGES
 from producers.cli import errors
+from producers.cli.card import card_app
 from producers.cli.keys import keys_app
 
 app = typer.Typer(
@@ -60,6 +61,7 @@ for name, sub in (
     ("db", db_app),
     ("audit", audit_app),
     ("keys", keys_app),
+    ("card", card_app),
 ):
     app.add_typer(sub, name=name)
 

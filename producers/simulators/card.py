@@ -6,13 +6,14 @@ Must not know pcscd, nor what a host does with the cards.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from card_personalization.globalplatform.rules import Protocol
 from card_personalization.keys.base import Diversification
 from card_personalization.profiles import CardProfile
+from card_personalization.simulator import configuration
 from card_personalization.simulator.configuration import CardManager, KeySet
 from card_personalization.simulator.connection import CardStore, Fault
 from card_personalization.simulator.pace import Pace
@@ -20,6 +21,12 @@ from card_personalization.simulator.vpcd import VpcdCard, serve
 from pipeline.errors import Conflict
 
 _SCP = {Protocol.SCP02: 2, Protocol.SCP03: 3}
+_METHODS: Mapping[Diversification, configuration.Diversification] = {
+    Diversification.NONE: "fixed",
+    Diversification.EMV: "emv",
+    Diversification.VISA2: "visa2",
+    Diversification.KDF3: "kdf3",
+}
 _USUAL_I = {2: 0x15, 3: 0x70}
 _USUAL_KVN = 0x20
 
@@ -49,14 +56,13 @@ def card_manager(
     rules = profile.channel
     usual = scp is None or scp == _SCP[rules.protocol]
     scp = scp or _SCP[rules.protocol]
-    method = diversification or (rules.method if usual else Diversification.NONE)
     return CardManager(
         scp=scp,
         i=i if i is not None else min(rules.options) if usual else _USUAL_I[scp],
         key_sets=(
             KeySet(
                 kvn=kvn if kvn is not None else min(rules.key_versions) if usual else _USUAL_KVN,
-                diversification="fixed" if method is Diversification.NONE else method.value,
+                diversification=_METHODS[diversification or (rules.method if usual else Diversification.NONE)],
             ),
         ),
     )

@@ -187,7 +187,7 @@ def follow(
         case Verdict.UNTOUCHED:
             assert not touched and not begun
         case Verdict.UNKNOWN:
-            assert begun
+            assert begun or not touched
         case Verdict.VERIFIED | Verdict.SPOILED:
             assert not begun
         case None:
