@@ -259,13 +259,15 @@ class Recorder:
 
     def close(self) -> None:
         """Make noted answers durable and let the file go; an attempt that touched nothing leaves no file."""
-        if self._file is not None:
-            self._flush()
-            os.close(self._file)
-            self._file = None
-        if self._disk is not None:
-            self._disk.shutdown()
-            self._disk = None
+        try:
+            if self._file is not None:
+                self._flush()
+        finally:
+            if self._disk is not None:
+                self._disk.shutdown()
+            if self._file is not None:
+                os.close(self._file)
+            self._disk = self._file = None
 
     def _note(self, entry: dict[str, Any]) -> None:
         self._pending += _line(entry, self._clock())
