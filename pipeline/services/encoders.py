@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, get_args
 
 from pipeline.errors import NotFound, Refused
 from pipeline.services.context import Context
@@ -18,6 +18,8 @@ from pipeline.store.types import Record
 
 ReaderState = Literal["idle", "busy", "paused", "draining", "faulted", "maintenance", "awaiting_authorisation"]
 Wanted = Literal["run", "drain"]
+STATES = (*get_args(ReaderState), "offline")
+"""Every state an operator can see."""
 
 OFFLINE_AFTER = timedelta(seconds=10)
 """A reader whose station said nothing for so long is offline: several reports, which come every second or two, were lost."""

@@ -322,6 +322,22 @@ def _open_job(tx: Tx, job_id: str) -> Record:
     return job
 
 
+# ------------------------------------------------------------------------------------------------------------- looking
+
+
+def history(context: Context, serial: str) -> list[Record]:
+    """What befell a blank, oldest first.
+
+    Raises:
+        NotFound: no such blank.
+        Refused: a malformed serial.
+    """
+    [serial] = _listed([serial])
+    with context.store.transaction() as tx:
+        _known(tx, [serial], lock=False)
+        return stock.lines(tx, serial)
+
+
 # ------------------------------------------------------------------------------------------------------------- judging
 
 
