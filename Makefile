@@ -21,7 +21,8 @@ $(VENV)/.base: pyproject.toml requirements/base.lock
 	@$(BIN)/pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.base requirements/test.lock
+$(VENV)/.test: $(VENV)/.base requirements/test.lock deploy/pcsc.sh
+	@deploy/pcsc.sh || test "$(CI)" != true
 	@$(BIN)/pip install --quiet --require-hashes --requirement requirements/test.lock
 	@touch $@
 

@@ -4,54 +4,77 @@ Bytes and values in, PNG bytes out, always the same for the same input. Text tha
 draw is refused before anything is printed: nothing is cut. Must not know the chip, the journal or where photos live.
 """
 
+from __future__ import annotations
+
 import io
 import math
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps
 
+from card_personalization import png
 from card_personalization.errors import FaceError, Problem
 from card_personalization.plan import FaceData
 from card_personalization.profiles import FaceField, FaceTemplate
 
-_INK = (24, 28, 40)
-_LABEL_INK = (70, 92, 122)
-_TITLE_INK = (150, 28, 36)
-_SKY = (214, 231, 246)
-_PAPER = (250, 252, 253)
-_LEAF = (222, 240, 230)
-_WAVE = (192, 216, 236)
-_DEMO_INK = (190, 40, 40, 92)
+_Ink = tuple[int, int, int]
+
+_INK: _Ink = (22, 26, 36)
+_LABEL_INK: _Ink = (74, 98, 130)
+_TITLE_INK: _Ink = (128, 24, 34)
+_FRAME_INK: _Ink = (186, 205, 224)
+_SKY: _Ink = (205, 226, 245)
+_PAPER: _Ink = (249, 252, 254)
+_LEAF: _Ink = (219, 238, 230)
+_WAVE_INK: _Ink = (184, 210, 233)
+_ROSETTE_INK: _Ink = (190, 217, 224)
+_DEMO_INK: _Ink = (196, 44, 44)
+_DEMO_OPACITY = 84
 _DEMO_DEGREES = 28
 _FONT_SUFFIXES = frozenset({".otf", ".ttf", ".ttc"})
 _NONCHARACTER = "\U0010ffff"
+_SEPARATORS = ("·", " ")
 _PROBE_PX = 24
-_LINE_PITCH = 1.2
-_PNG_LEVEL = 3
+_BEFORE = "一"
+_LINE_PITCH = 1.15
+_EM_MIDDLE = 0.38  # of a CJK character, above the baseline
+_TITLE_TRACKING = 0.12
+_OVERSAMPLING = 2
+_BAND_ROWS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class _Setting:
+    """A text as it will stand in its place: one line or two, at one size."""
+
+    place: FaceField
+    size_px: int
+    lines: tuple[str, ...]
 
 
 def render(template: FaceTemplate, face: FaceData, photo_jpeg: bytes, *, demo: bool) -> bytes:
     """The face as PNG, `width_px` by `height_px` at `dpi`; with `demo` the word DEMO lies across it.
 
     Raises:
-        FaceError: the photo is no JPEG, a text does not fit its place, or the font lacks a character.
+        FaceError: the photo is no JPEG, a text does not fit its place, or the font lacks a character; all at once.
     """
     texts = _texts(template, face)
-    problems = [*_missing(template, texts), *_overflowing(template, texts)]
+    problems: list[Problem] = []
+    settings = [*_settings(template, texts, problems)]
     photo = _photo(template, photo_jpeg, problems)
     if problems or photo is None:
         raise FaceError(tuple(problems))
     image = _background(template).copy()
     image.paste(photo, (template.photo.x_px, template.photo.y_px))
-    _write(template, ImageDraw.Draw(image), texts)
+    _write(template, ImageDraw.Draw(image), settings)
     if demo:
-        image.paste(Image.new("RGB", image.size, _DEMO_INK[:3]), mask=_demo_mask(template))
-    output = io.BytesIO()
-    image.save(output, "PNG", dpi=(template.dpi, template.dpi), compress_level=_PNG_LEVEL)
-    return output.getvalue()
+        image.paste(_DEMO_INK, mask=_demo_mask(template))
+    return png.encode(_scanlines(image), width_px=image.width, height_px=image.height, dpi=template.dpi)
 
 
 def _texts(template: FaceTemplate, face: FaceData) -> dict[str, str]:
@@ -67,83 +90,114 @@ def _texts(template: FaceTemplate, face: FaceData) -> dict[str, str]:
     }
 
 
-def _missing(template: FaceTemplate, texts: dict[str, str]) -> Iterator[Problem]:
-    for field, text in texts.items():
-        if not all(_drawable(template.font, character) for character in text):
-            yield Problem(field, "no-glyph", "holds a character that the font cannot draw")
-
-
-def _overflowing(template: FaceTemplate, texts: dict[str, str]) -> Iterator[Problem]:
-    for field, place in template.fields:
-        if _layout(template, place, texts[field]) is None:
-            yield Problem(field, "too-wide", "does not fit its place even at the smallest size")
-
-
 def _photo(template: FaceTemplate, jpeg: bytes, problems: list[Problem]) -> Image.Image | None:
     size = (template.photo.width_px, template.photo.height_px)
     try:
         with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
-            return ImageOps.fit(image.convert("RGB"), size, Image.Resampling.LANCZOS)
+            image.draft("RGB", size)  # a photo of twice the size or more is reduced while it is decoded
+            return ImageOps.fit(image.convert("RGB"), size, Image.Resampling.BICUBIC)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         problems.append(Problem("photo", "format", "is not a JPEG image that can be read"))
         return None
 
 
-def _write(template: FaceTemplate, draw: ImageDraw.ImageDraw, texts: dict[str, str]) -> None:
+def _scanlines(image: Image.Image) -> Iterator[bytes]:
+    """The picture as PNG scanlines, all with the filter "Up": an even background becomes zeros.
+
+    In bands: buffers small enough to be used again cost half of what new ones for the whole picture do.
+    """
+    row = png.CHANNELS * image.width
+    last = bytes(row)
+    for top in range(0, image.height, _BAND_ROWS):
+        rows = min(_BAND_ROWS, image.height - top)
+        pixels = image.crop((0, top, image.width, top + rows)).tobytes()
+        this, above = (Image.frombuffer("L", (row, rows), data) for data in (pixels, last + pixels[:-row]))
+        lines = Image.new("L", (row + 1, rows), png.UP)
+        lines.paste(ImageChops.subtract_modulo(this, above), (1, 0))
+        yield lines.tobytes()
+        last = pixels[-row:]
+
+
+# ---------------------------------------------------------------------------------------------------------------- text
+
+
+def _settings(template: FaceTemplate, texts: dict[str, str], problems: list[Problem]) -> Iterator[_Setting]:
     for field, place in template.fields:
-        layout = _layout(template, place, texts[field])
-        if layout is None:
-            continue
-        font, lines = layout
-        pitch = font.size * _LINE_PITCH
-        first = _baseline(template, place) - pitch * (len(lines) - 1) / 2
-        for index, line in enumerate(lines):
-            _text(template, draw, (place.x_px, round(first + index * pitch)), line, font, _INK)
+        text = texts[field]
+        if missing := _missing(template, text):
+            where = f"has no glyph for character {missing} in the font {template.font}"
+            problems.append(Problem(field, "no-glyph", where))
+        elif setting := _fitted(template, place, text):
+            yield setting
+        else:
+            lines = "one line" if place.max_lines == 1 else "two lines"
+            problems.append(Problem(field, "too-wide", f"does not fit {lines} even at the smallest size"))
 
 
-def _baseline(template: FaceTemplate, place: FaceField) -> int:
-    """Shrunk text stands on the same line as its label."""
-    ascent, _ = _font(template.font, place.size_px).getmetrics()
-    return place.y_px + ascent
+def _missing(template: FaceTemplate, text: str) -> int | None:
+    """The position, from 1, of the first character that cannot be drawn."""
+    positions = (at for at, char in enumerate(text, 1) if not _drawable(template.font, template.language, char))
+    return next(positions, None)
 
 
-def _layout(
-    template: FaceTemplate, place: FaceField, text: str
-) -> tuple[ImageFont.FreeTypeFont, tuple[str, ...]] | None:
-    """The largest size at which the text fits one line, else two at the smallest; None when neither does."""
-    for size in range(place.size_px, place.min_size_px - 1, -1):
-        font = _font(template.font, size)
-        if _width(template, font, text) <= place.max_width_px:
-            return font, (text,)
-    font = _font(template.font, place.min_size_px)
-    if place.max_lines > 1 and (lines := _two_lines(template, font, text, place.max_width_px)):
-        return font, lines
+def _fitted(template: FaceTemplate, place: FaceField, text: str) -> _Setting | None:
+    """The largest size at which the text fits one line, else two lines at the smallest; None when neither does."""
+    sizes = range(place.size_px, place.min_size_px - 1, -1)
+
+    def fits(size: int) -> bool:
+        return _width(template, size, text) <= place.max_width_px
+
+    if fits(place.size_px):
+        return _Setting(place=place, size_px=place.size_px, lines=(text,))
+    at = bisect_left(sizes, True, key=fits)
+    if at < len(sizes):
+        return _Setting(place=place, size_px=sizes[at], lines=(text,))
+    if place.max_lines > 1 and (lines := _two_lines(template, place, text)):
+        return _Setting(place=place, size_px=place.min_size_px, lines=lines)
     return None
 
 
-def _two_lines(
-    template: FaceTemplate, font: ImageFont.FreeTypeFont, text: str, width_px: int
-) -> tuple[str, str] | None:
-    for at in range(len(text) - 1, 0, -1):
-        lines = text[:at], text[at:]
-        if all(_width(template, font, line) <= width_px for line in lines):
+def _two_lines(template: FaceTemplate, place: FaceField, text: str) -> tuple[str, str] | None:
+    """The most even of the breaks after a separator, if it fits; else the most even of all breaks, if that does."""
+
+    def width(line: str) -> float:
+        return _width(template, place.min_size_px, line)
+
+    everywhere = range(1, len(text))
+    for breaks in ([at for at in everywhere if text[at - 1] in _SEPARATORS], everywhere):
+        middle = bisect_left(breaks, True, key=lambda at: width(text[:at]) >= width(text[at:]))
+        pairs = [(text[:at].rstrip(), text[at:]) for at in breaks[max(0, middle - 1) : middle + 1]]
+        lines = min(pairs, key=lambda pair: max(map(width, pair)), default=None)
+        if lines and max(map(width, lines)) <= place.max_width_px:
             return lines
     return None
 
 
-def _width(template: FaceTemplate, font: ImageFont.FreeTypeFont, text: str) -> float:
-    return font.getlength(text, language=template.language)
+def _width(template: FaceTemplate, size_px: int, text: str) -> float:
+    return _font(template.font, size_px).getlength(text, language=template.language)
 
 
-def _text(
-    template: FaceTemplate,
-    draw: ImageDraw.ImageDraw,
-    at: tuple[float, float],
-    text: str,
-    font: ImageFont.FreeTypeFont,
-    ink: tuple[int, int, int],
-) -> None:
-    draw.text(at, text, font=font, fill=ink, language=template.language, anchor="ls")
+def _write(template: FaceTemplate, draw: ImageDraw.ImageDraw, settings: Iterable[_Setting]) -> None:
+    for setting in settings:
+        font = _font(template.font, setting.size_px)
+        pitch = round(setting.size_px * _LINE_PITCH)
+        first = _first_baseline(template, setting, pitch)
+        for index, line in enumerate(setting.lines):
+            at = (setting.place.x_px, first + index * pitch)
+            draw.text(at, line, font=font, fill=_INK, language=template.language, anchor="ls")
+
+
+def _first_baseline(template: FaceTemplate, setting: _Setting, pitch_px: int) -> int:
+    """One line, however small, stands on the line of its label; two lie evenly about the label's middle."""
+    baseline = _baseline(template, setting.place)
+    if len(setting.lines) == 1:
+        return baseline
+    return baseline - round((setting.place.size_px - setting.size_px) * _EM_MIDDLE + pitch_px / 2)
+
+
+def _baseline(template: FaceTemplate, place: FaceField) -> int:
+    ascent, _ = _font(template.font, place.size_px).getmetrics()
+    return place.y_px + ascent
 
 
 @lru_cache(maxsize=64)
@@ -163,34 +217,43 @@ def _font_file(package: str) -> Path:
     raise FaceError((Problem("font", "absent", f"the package {package} holds no font"),))
 
 
-@lru_cache(maxsize=8192)
-def _drawable(package: str, character: str) -> bool:
-    return character.isspace() or _shape(package, character) != _shape(package, _NONCHARACTER)
+@lru_cache(maxsize=32768)
+def _drawable(package: str, language: str, character: str) -> bool:
+    """Whether the font puts ink of its own on the card for it: joiners, selectors and controls leave none."""
+    if character == " ":
+        return True
+    font = _font(package, _PROBE_PX)
+    try:
+        mask = font.getmask(character, language=language)
+        takes_room = font.getlength(_BEFORE + character, language=language) > font.getlength(_BEFORE, language=language)
+    except (RuntimeError, ValueError):  # it cannot even be laid out
+        return False
+    return takes_room and mask.getbbox() is not None and (mask.size, bytes(mask)) != _notdef(package)
 
 
-def _shape(package: str, character: str) -> tuple[tuple[int, int], bytes]:
-    mask = _font(package, _PROBE_PX).getmask(character)
+@lru_cache(maxsize=4)
+def _notdef(package: str) -> tuple[tuple[int, int], bytes]:
+    mask = _font(package, _PROBE_PX).getmask(_NONCHARACTER)
     return mask.size, bytes(mask)
+
+
+# ---------------------------------------------------------------------------------------------------------- background
 
 
 @lru_cache(maxsize=8)
 def _background(template: FaceTemplate) -> Image.Image:
     """Everything that is the same on each card; drawn once, copied for each."""
-    image = _gradient(template.width_px, template.height_px)
+    size = (template.width_px, template.height_px)
+    image = _gradient(*size)
+    image.paste(_ROSETTE_INK, mask=_lines(size, _rosette(*size)))
+    image.paste(_WAVE_INK, mask=_lines(size, _waves(*size)))
     draw = ImageDraw.Draw(image)
-    _waves(draw, template.width_px, template.height_px)
-    title = _font(template.font, template.title_size_px)
-    draw.text(
-        (template.title_x_px, template.title_y_px),
-        template.title,
-        font=title,
-        fill=_TITLE_INK,
-        anchor="ma",
-        language=template.language,
-    )
+    _title(template, draw)
+    _frame(template, draw)
     for _, place in template.fields:
         font = _font(template.font, place.size_px)
-        _text(template, draw, (place.label_x_px, _baseline(template, place)), place.label, font, _LABEL_INK)
+        at = (place.label_x_px, _baseline(template, place))
+        draw.text(at, place.label, font=font, fill=_LABEL_INK, language=template.language, anchor="ls")
     return image
 
 
@@ -203,19 +266,64 @@ def _gradient(width: int, height: int) -> Image.Image:
     return column.resize((width, height))
 
 
-def _mixed(first: tuple[int, int, int], second: tuple[int, int, int], share: float) -> tuple[int, int, int]:
+def _mixed(first: _Ink, second: _Ink, share: float) -> _Ink:
     red, green, blue = (round(a + (b - a) * share) for a, b in zip(first, second, strict=True))
     return red, green, blue
 
 
-def _waves(draw: ImageDraw.ImageDraw, width: int, height: int) -> None:
-    for index in range(9):
-        base = height * 0.70 + index * 11
-        points = [
-            (x, base + 26 * math.sin(x / 150 + index * 0.35) + 9 * math.sin(x / 61 - index * 0.2))
-            for x in range(0, width + 8, 8)
+_Curve = list[tuple[float, float]]
+
+
+def _lines(size: tuple[int, int], curves: Iterable[_Curve]) -> Image.Image:
+    """Fine lines as a mask, drawn larger and reduced so that their edges are smooth."""
+    width, height = size
+    mask = Image.new("L", (width * _OVERSAMPLING, height * _OVERSAMPLING))
+    draw = ImageDraw.Draw(mask)
+    for curve in curves:
+        draw.line([(x * _OVERSAMPLING, y * _OVERSAMPLING) for x, y in curve], fill=255, width=_OVERSAMPLING)
+    return mask.reduce(_OVERSAMPLING)
+
+
+def _waves(width: int, height: int) -> Iterator[_Curve]:
+    """A ribbon of lines that cross, along the foot of the card."""
+    for index in range(14):
+        phase = index * 0.22
+        base = height * 0.80 + index * 4
+        yield [
+            (x, base + 34 * math.sin(x / 170 + phase) + 10 * math.sin(x / 67 - phase)) for x in range(-4, width + 8, 4)
         ]
-        draw.line(points, fill=_WAVE, width=1)
+
+
+def _rosette(width: int, height: int) -> Iterator[_Curve]:
+    """A guilloche flower of turned and growing closed curves, at the lower right."""
+    centre_x, centre_y = width * 0.855, height * 0.75
+    for index in range(10):
+        radius, turn = height * (0.07 + 0.0145 * index), index * 0.11
+        yield [
+            (
+                centre_x + radius * (1 + 0.17 * math.cos(9 * angle + turn)) * math.cos(angle),
+                centre_y + radius * (1 + 0.17 * math.cos(9 * angle + turn)) * math.sin(angle),
+            )
+            for angle in (step * math.tau / 360 for step in range(361))
+        ]
+
+
+def _title(template: FaceTemplate, draw: ImageDraw.ImageDraw) -> None:
+    """The title, centred on its place, a little spaced and a little heavier than the text."""
+    font = _font(template.font, template.title_size_px)
+    pitch = template.title_size_px * (1 + _TITLE_TRACKING)
+    first = template.title_x_px - pitch * (len(template.title) - 1) / 2
+    for index, character in enumerate(template.title):
+        at = (first + index * pitch, template.title_y_px)
+        draw.text(at, character, font=font, fill=_TITLE_INK, language=template.language, anchor="ma", stroke_width=0.6)
+
+
+def _frame(template: FaceTemplate, draw: ImageDraw.ImageDraw) -> None:
+    """A hairline around the photo's edge."""
+    photo = template.photo
+    draw.rectangle(
+        (photo.x_px - 1, photo.y_px - 1, photo.x_px + photo.width_px, photo.y_px + photo.height_px), outline=_FRAME_INK
+    )
 
 
 @lru_cache(maxsize=8)
@@ -224,5 +332,5 @@ def _demo_mask(template: FaceTemplate) -> Image.Image:
     mask = Image.new("L", size, 0)
     font = _font(template.font, template.height_px // 3)
     centre = (template.width_px / 2, template.height_px / 2)
-    ImageDraw.Draw(mask).text(centre, "DEMO", font=font, fill=_DEMO_INK[3], anchor="mm")
+    ImageDraw.Draw(mask).text(centre, "DEMO", font=font, fill=_DEMO_OPACITY, anchor="mm")
     return mask.rotate(_DEMO_DEGREES, Image.Resampling.BICUBIC)

@@ -1,22 +1,26 @@
 """What was done to which blank, durable before it is done: one append-only file per attempt, JSON lines.
 
 The file of an attempt comes into being with the entry that a mutating step is about to be sent (or that the card
-refused our key), and every such entry is on disk before the card hears of it; an acknowledgement is on disk before
-the next thing happens to the card. So no file means an untouched blank. Holds ids, step names, status words and times;
-never data, keys or PINs. Must not know plans or connections.
+refused our key), and every such entry is on disk before the card hears of it. So no file means an untouched blank. While a card
+works on one step the entry of the next is brought to disk, so that the disk costs the line no time: after a crash the journal may
+know of one step more than the card, never of one less. Holds ids, step names, status words and times; never data, keys or PINs.
+Must not know plans or connections.
 """
+
+from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from card_personalization.errors import JournalConflict
+from card_personalization.errors import CounterAlarm, JournalConflict
 
 _FORMAT = 1
 _SUFFIX = ".jsonl"
@@ -52,8 +56,10 @@ class Attempt:
     path: Path
     order_id: str
     serial: str
-    atr: bytes
+    chip: str
     state: CardState
+    counters: Mapping[str, int]
+    """By application id in hex: the sequence counter of its last secure channel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +73,15 @@ class History:
     def touched(self) -> tuple[Attempt, ...]:
         """The attempts that sent a mutating step."""
         return tuple(attempt for attempt in self.attempts if attempt.state is not CardState.UNTOUCHED)
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """By application id in hex: the highest sequence counter that a secure channel to it had."""
+        highest: dict[str, int] = {}
+        for attempt in self.attempts:
+            for aid, counter in attempt.counters.items():
+                highest[aid] = max(counter, highest.get(aid, counter))
+        return highest
 
     @property
     def owner(self) -> Attempt | None:
@@ -103,8 +118,11 @@ class Journal:
             if attempt.state not in _FINAL
         )
 
-    def begin(self, history: History, *, order_id: str, atr: bytes, plan_digest: str, mutations: int) -> "Recorder":
-        """A recorder for the next attempt on a blank; nothing is written before the first durable entry."""
+    def begin(self, history: History, *, order_id: str, chip: str, plan_digest: str) -> Recorder:
+        """A recorder for the next attempt on a blank; nothing is written before the first durable entry.
+
+        `chip` tells the chip from every other.
+        """
         number = len(history.attempts) + 1
         opened = {
             "format": _FORMAT,
@@ -112,11 +130,10 @@ class Journal:
             "attempt": number,
             "order": order_id,
             "serial": history.serial,
-            "atr": atr.hex(),
+            "chip": chip,
             "plan": plan_digest,
-            "mutations": mutations,
         }
-        return Recorder(self._path(history.serial, number), opened, clock=self._clock)
+        return Recorder(self._path(history.serial, number), opened, counters=history.counters, clock=self._clock)
 
     def settle(self, attempt: Attempt, state: CardState) -> None:
         """Give an attempt found open its verdict; its own line, even behind one torn by a power cut."""
@@ -131,31 +148,64 @@ class Journal:
 class Recorder:
     """Writes one attempt. Not for several threads."""
 
-    def __init__(self, path: Path, opened: dict[str, Any], *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, path: Path, opened: dict[str, Any], *, counters: dict[str, int], clock: Callable[[], float]
+    ) -> None:
+        self._counters = counters
         self._path = path
         self._clock = clock
         self._pending = _line(opened, clock())
         self._file: int | None = None
         self._touched = False
+        self._ahead: str | None = None
+        self._disk: ThreadPoolExecutor | None = None
+        self._writing: Future[None] | None = None
 
     @property
     def touched(self) -> bool:
         """Whether a mutating step was sent, acknowledged or not."""
         return self._touched
 
-    def sending(self, step: str) -> None:
-        """Durable before the mutating step is sent.
+    def sending(self, step: str, *, last: bool = False) -> None:
+        """Durable before the mutating step is sent; `last` is the one that completes the card.
 
         Raises:
             JournalConflict: another attempt on the same blank began meanwhile.
         """
-        self._note({"event": "sent", "step": step})
-        self._flush()
+        if last or step != self._ahead:
+            self._note({"event": "sent", "step": step, **({"last": True} if last else {})})
+            self._flush()
+        else:
+            self._settled()
+        self._ahead = None
         self._touched = True
+
+    def coming(self, step: str) -> None:
+        """Bring the entry of the mutating step after the one that is about to be sent to disk meanwhile."""
+        if self._touched:
+            self._note({"event": "sent", "step": step})
+            self._ahead = step
+            self._flush_meanwhile()
 
     def answered(self, step: str, sw: int) -> None:
         """The card's answer; durable with the next entry, which comes before anything else happens to the card."""
         self._note({"event": "answered", "step": step, "sw": f"{sw:04X}"})
+
+    def opened_channel(self, aid: bytes, counter: int | None, warnings: tuple[str, ...] = ()) -> None:
+        """A secure channel was opened; its counter, where the protocol has one, must have risen since the last (GlobalPlatform E.4).
+
+        Raises:
+            CounterAlarm: it has not: another chip answers in this one's name, or its memory failed.
+        """
+        name = aid.hex()
+        self._note({"event": "channel", "aid": name, "counter": counter, "warnings": warnings})
+        if counter is None:
+            return
+        if counter <= self._counters.get(name, -1):
+            raise CounterAlarm(
+                "the sequence counter of the chip has not risen: it may be another chip（芯片计数器未递增，可能不是同一芯片）"
+            )
+        self._counters[name] = counter
 
     def refused(self, step: str, sw: int) -> None:
         """Durable: the card refused our key, which cost it a try.
@@ -167,9 +217,9 @@ class Recorder:
         self._flush()
 
     def personalised(self) -> None:
-        """Durable: every step was acknowledged; only the read-back is missing."""
+        """Every step was acknowledged; only the read-back, during which this comes to disk, is missing."""
         self._note({"event": "personalised"})
-        self._flush()
+        self._flush_meanwhile()
 
     def ended(self, state: CardState) -> None:
         """Durable: the verdict. Without one the attempt stays open."""
@@ -178,31 +228,58 @@ class Recorder:
 
     def close(self) -> None:
         """Make noted answers durable and let the file go; an attempt that touched nothing leaves no file."""
-        if self._file is None:
-            return
-        self._flush()
-        os.close(self._file)
-        self._file = None
+        if self._file is not None:
+            self._flush()
+            os.close(self._file)
+            self._file = None
+        if self._disk is not None:
+            self._disk.shutdown()
+            self._disk = None
 
     def _note(self, entry: dict[str, Any]) -> None:
         self._pending += _line(entry, self._clock())
 
     def _flush(self) -> None:
+        self._settled()
         created = self._file is None
         if self._file is None:
             self._file = self._create()
         if self._pending:
-            os.write(self._file, self._pending)
-            os.fdatasync(self._file)
-            self._pending = b""
+            pending, self._pending = self._pending, b""
+            _append(self._file, pending)
         if created:
             _sync_directory(self._path.parent)
+
+    def _flush_meanwhile(self) -> None:
+        """In a thread of its own, after what is being written already."""
+        if self._file is None:
+            self._flush()
+            return
+        if self._disk is None:
+            self._disk = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        pending, self._pending = self._pending, b""
+        self._writing = self._disk.submit(_append, self._file, pending)
+
+    def _settled(self) -> None:
+        """Wait until what was written meanwhile is on disk.
+
+        Raises:
+            OSError: it is not.
+        """
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
 
     def _create(self) -> int:
         try:
             return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
         except FileExistsError as error:
             raise JournalConflict("another attempt on this blank has begun") from error
+
+
+def _append(file: int, data: bytes) -> None:
+    os.write(file, data)
+    os.fdatasync(file)
 
 
 def _line(entry: dict[str, Any], now: float) -> bytes:
@@ -217,8 +294,9 @@ def _read(path: Path) -> Attempt:
         path=path,
         order_id=opened.get("order", ""),
         serial=opened.get("serial", ""),
-        atr=bytes.fromhex(opened.get("atr", "")),
-        state=_state(opened.get("mutations", 0), entries),
+        chip=opened.get("chip", ""),
+        state=_state(entries),
+        counters={e["aid"]: e["counter"] for e in entries if e["event"] == "channel" and e["counter"] is not None},
     )
 
 
@@ -230,7 +308,7 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return entry if isinstance(entry, dict) else None
 
 
-def _state(mutations: int, entries: list[dict[str, Any]]) -> CardState:
+def _state(entries: list[dict[str, Any]]) -> CardState:
     events = [entry["event"] for entry in entries]
     if "ended" in events:
         return CardState(entries[-1]["state"])
@@ -238,7 +316,7 @@ def _state(mutations: int, entries: list[dict[str, Any]]) -> CardState:
         return CardState.PERSONALISED
     if "sent" not in events:
         return CardState.UNTOUCHED
-    unanswered = events.count("sent") == mutations and events[-1] == "sent"
+    unanswered = events[-1] == "sent" and entries[-1].get("last", False)
     return CardState.UNKNOWN_END if unanswered else CardState.SUSPECT
 
 

@@ -1,18 +1,34 @@
-"""Carries out the steps of a plan on one card, telling the journal before each step that changes it.
+"""Carries out the parts of a plan on one card, telling the journal before each step that changes it.
 
-Binds what the plan left open: the 识别码 by the chip's serial and the key store, authentication by the card's
-challenge. Must not decide what a failure means for the blank: it raises, and the journal knows how far it came.
+Binds what the plan left open: the 识别码 by the chip's serial and the key store, authentication by the card's challenge, card keys
+by the session. Must not decide what a failure means for the blank: it raises, and the journal knows how far it came.
 """
 
-from collections.abc import Callable
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from card_personalization.apdu import SW_BLOCKED, SW_OK, Apdu, Channel, Ins, tries_left
 from card_personalization.atr import Atr
+from card_personalization.emv import CardKeysRecipe, CheckValuesRecipe, Filled
 from card_personalization.encoding import identifier_body
 from card_personalization.errors import ApduError, AuthenticationFailed
+from card_personalization.globalplatform.commands import Dgi, Encryption, Structure, store_dgis
+from card_personalization.globalplatform.session import SecuredChannel, open_channel
 from card_personalization.journal import Recorder
-from card_personalization.keys.base import Factors, KeyStore
-from card_personalization.plan import Authenticate, Plan, Send, WriteIdentifier, update_record
+from card_personalization.keys.base import CardKeys, Dek, Factors, KeyStore
+from card_personalization.plan import (
+    BY_NAME,
+    Authenticate,
+    OpenChannel,
+    Part,
+    Send,
+    Step,
+    StoreData,
+    WriteIdentifier,
+    update_record,
+)
 from card_personalization.profiles import Authentication, CardKey, Diversify
 
 _CHALLENGE = 8
@@ -20,26 +36,29 @@ _MAC = 4
 _REFUSALS = frozenset({0x6300, SW_BLOCKED, 0x6982, 0x6984})
 
 
-def personalize(
-    plan: Plan, *, channel: Channel, atr: Atr, keys: KeyStore, random: Callable[[int], bytes], recorder: Recorder
-) -> None:
+def personalize(parts: Sequence[Part], *, channel: Channel, atr: Atr, keys: KeyStore, recorder: Recorder) -> None:
     """Send every step; returns when the card has acknowledged the last one.
 
     Raises:
         ApduError: the card refused a step.
-        AuthenticationFailed: it refused the update key.
+        AuthenticationFailed: it refused a key of ours.
+        ChannelRefused: its side of a secure channel is not what the profile demands.
+        ChannelBroken: an answer in the channel was not the card's own.
+        CounterAlarm: its sequence counter has not risen since the last channel.
         CardLost: no answer.
         KeyRefused: the store lacks a key.
         JournalConflict: another attempt on this blank has begun.
     """
-    for step in plan.steps:
-        if isinstance(step, Authenticate):
-            _authenticate(step, channel=channel, atr=atr, keys=keys, random=random, recorder=recorder)
-        elif step.mutating:
-            _mutate(step, _bound(step, atr=atr, keys=keys), channel=channel, recorder=recorder)
-        else:
-            channel.send(_bound(step, atr=atr, keys=keys))
+    steps = [step for part in parts for step in part.steps]
+    work = _Work(channel, atr, keys, recorder)
+    for at, step in enumerate(steps):
+        work.do(step, following=next((_first(later) for later in steps[at + 1 :] if later.mutating), None))
     recorder.personalised()
+
+
+def _first(step: Step) -> str:
+    """The journal's name for the first command of a mutating step."""
+    return f"{step.id} 0" if isinstance(step, StoreData) else step.id
 
 
 def identifier(*, city: str, atr: Atr, keys: KeyStore, key: CardKey) -> bytes:
@@ -50,7 +69,7 @@ def identifier(*, city: str, atr: Atr, keys: KeyStore, key: CardKey) -> bytes:
         KeyRefused: the store lacks the key.
     """
     body = identifier_body(city=city, serial=atr.serial)
-    return body + keys.mac(key.name, factors=factors(key, atr), data=body)[:_MAC]
+    return body + keys.mac(key.ref, factors=factors(key, atr), data=body)[:_MAC]
 
 
 def factors(key: CardKey, atr: Atr) -> Factors:
@@ -58,41 +77,105 @@ def factors(key: CardKey, atr: Atr) -> Factors:
     return (atr.factor,) if key.diversify is Diversify.ATR else ()
 
 
-def _bound(step: Send | WriteIdentifier, *, atr: Atr, keys: KeyStore) -> Apdu:
-    if isinstance(step, Send):
-        return step.apdu
-    return update_record(step.record, identifier(city=step.city, atr=atr, keys=keys, key=step.key))
+@dataclass(slots=True)
+class _Work:
+    """One card under way. `secured` is the open secure channel; a SELECT by name ends it."""
+
+    channel: Channel
+    atr: Atr
+    keys: KeyStore
+    recorder: Recorder
+    secured: SecuredChannel | None = None
+
+    def do(self, step: Step, *, following: str | None) -> None:
+        """`following` is the next mutating command, None when there is none."""
+        match step:
+            case Send():
+                if step.apdu.ins == Ins.SELECT and step.apdu.p1 == BY_NAME:
+                    self.secured = None
+                self._send(step, following)
+            case WriteIdentifier():
+                value = identifier(city=step.city, atr=self.atr, keys=self.keys, key=step.key)
+                self._mutate(step.id, update_record(step.record, value), following)
+            case StoreData():
+                self._store(step, following)
+            case Authenticate():
+                self._authenticate(step)
+            case OpenChannel():
+                self._open(step)
+
+    def _send(self, step: Send, following: str | None) -> None:
+        if step.mutating:
+            self._mutate(step.id, step.apdu, following)
+        else:
+            (self.secured or self.channel).send(step.apdu)
+
+    def _mutate(self, name: str, apdu: Apdu, following: str | None) -> None:
+        self.recorder.sending(name, last=following is None)
+        if following is not None:
+            self.recorder.coming(following)
+        body, sw = (self.secured or self.channel).exchange(apdu)
+        self.recorder.answered(name, sw)
+        if sw != SW_OK:
+            raise ApduError(body, sw)
+
+    def _store(self, step: StoreData, following: str | None) -> None:
+        if self.secured is None:
+            raise ValueError("STORE DATA needs an open secure channel")
+        dgis = _bound(step.groups, self.keys, self.secured.dek)
+        structure = Structure.DGI if step.dgi_format else Structure.UNNAMED
+        commands = store_dgis(dgis, max_data=self.secured.max_data, structure=structure)
+        names = [f"{step.id} {apdu.p2}" for apdu in commands]
+        for name, apdu, later in zip(names, commands, [*names[1:], following], strict=True):
+            self._mutate(name, apdu, later)
+
+    def _open(self, step: OpenChannel) -> None:
+        try:
+            self.secured = open_channel(self.channel, step.rules, self.keys, aid=step.aid)
+        except AuthenticationFailed as error:
+            self.recorder.refused(step.id, error.sw)
+            raise
+        self.recorder.opened_channel(step.aid, self.secured.counter, tuple(self.secured.warnings))
+
+    def _authenticate(self, step: Authenticate) -> None:
+        challenge = self.channel.send(Apdu(0x00, Ins.GET_CHALLENGE, 0, 0, le=_CHALLENGE))
+        proof = self.keys.external_authentication(
+            step.key.ref,
+            factors=factors(step.key, self.atr),
+            challenge=challenge,
+            original=self.keys.random(_CHALLENGE),
+            process_key=step.key.authentication is Authentication.PROCESS_KEY,
+        )
+        body, sw = self.channel.exchange(Apdu(0x00, Ins.EXTERNAL_AUTHENTICATE, 0, step.key.id, proof))
+        if sw == SW_OK:
+            return
+        if tries_left(sw) is None and sw not in _REFUSALS:
+            raise ApduError(body, sw)
+        self.recorder.refused(step.id, sw)
+        raise AuthenticationFailed(body, sw)
 
 
-def _mutate(step: Send | WriteIdentifier, apdu: Apdu, *, channel: Channel, recorder: Recorder) -> None:
-    recorder.sending(step.id)
-    body, sw = channel.exchange(apdu)
-    recorder.answered(step.id, sw)
-    if sw != SW_OK:
-        raise ApduError(body, sw)
+def _bound(groups: Sequence[Filled], keys: KeyStore, dek: Dek) -> list[Dgi]:
+    """The groups with their recipes carried out; card keys and their check values come from one derivation."""
+    made: dict[CardKeysRecipe, CardKeys] = {}
 
+    def card_keys(recipe: CardKeysRecipe) -> CardKeys:
+        if recipe not in made:
+            made[recipe] = keys.card_keys(recipe.refs, factor=recipe.factor, dek=dek)
+        return made[recipe]
 
-def _authenticate(
-    step: Authenticate,
-    *,
-    channel: Channel,
-    atr: Atr,
-    keys: KeyStore,
-    random: Callable[[int], bytes],
-    recorder: Recorder,
-) -> None:
-    challenge = channel.send(Apdu(0x00, Ins.GET_CHALLENGE, 0, 0, le=_CHALLENGE))
-    proof = keys.external_authentication(
-        step.key.name,
-        factors=factors(step.key, atr),
-        challenge=challenge,
-        original=random(_CHALLENGE),
-        process_key=step.key.authentication is Authentication.PROCESS_KEY,
-    )
-    body, sw = channel.exchange(Apdu(0x00, Ins.EXTERNAL_AUTHENTICATE, 0, step.key.id, proof))
-    if sw == SW_OK:
-        return
-    if tries_left(sw) is None and sw not in _REFUSALS:
-        raise ApduError(body, sw)
-    recorder.refused(step.id, sw)
-    raise AuthenticationFailed(body, sw)
+    def value(filled: Filled) -> bytes:
+        match filled.value:
+            case bytes():
+                return filled.value
+            case CardKeysRecipe():
+                return card_keys(filled.value).ciphertext
+            case CheckValuesRecipe():
+                return b"".join(card_keys(filled.value.keys).kcvs)
+            case _:
+                return keys.pin_block(dek)
+
+    return [
+        Dgi(tag=f.group.id, value=value(f), encryption=Encryption.ALL if f.group.encrypted else Encryption.NONE)
+        for f in groups
+    ]

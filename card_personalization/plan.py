@@ -1,9 +1,12 @@
 """From an order to what will be sent to the card, decided before a card is touched.
 
 `build` is pure and deterministic: no clock, no random, no key, no card. Every rule on the data is checked here and all
-problems are told at once. What depends on the card or a key (the 识别码, authentication) stays a recipe and is bound
-when it is carried out. Must not know connections, journals or readers.
+problems are told at once. What depends on the card or a key (the 识别码, authentication, card keys) stays a recipe and is bound
+when it is carried out. A plan has a part for each application of the card, so that a part found complete is not written again.
+Must not know connections, journals or readers.
 """
+
+from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
@@ -11,19 +14,35 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 
-from card_personalization import encoding, tlv
+from card_personalization import emv, encoding, tlv
 from card_personalization.apdu import Apdu, Ins
+from card_personalization.emv import Filled
 from card_personalization.errors import EncodingError, PlanError, Problem
-from card_personalization.profiles import CardFile, CardKey, CardProfile, Encoding, Field, Record
+from card_personalization.globalplatform.commands import install_for_personalization
+from card_personalization.globalplatform.rules import ChannelRules
+from card_personalization.profiles import (
+    CardFile,
+    CardKey,
+    CardProfile,
+    Content,
+    EmvApplication,
+    Encoding,
+    Field,
+    Record,
+    Route,
+)
 
-PLAN_VERSION = 1
+PLAN_VERSION = 2
+SOCIAL = "social"
+"""The part of the social security application; the other parts go by the names the profile gives its applications."""
 
 _NUMBER_FORMS = re.compile(r"(?:HKG|MAC|TWN)[0-9]{9}|[A-Z]{3}0[0-9A-Z]{1,14}", re.ASCII)
 _EIGHTEEN = re.compile(r"[0-9]{17}[0-9X]", re.ASCII)
-_BANK_CARD_NUMBER = re.compile(r"[0-9]{12,19}", re.ASCII)
 _PERMANENT_RESIDENT = "9"
+BY_NAME = 0x04
 _RECORD_BY_NUMBER = 0x04
 _REPORTED_AS = {Field.INITIALISER: "city"}
+AFL = 0x94
 
 
 def mask(text: str | None, *, keep: int = 1) -> str:
@@ -110,7 +129,40 @@ class WriteIdentifier:
     mutating: bool = True
 
 
-Step = Send | Authenticate | WriteIdentifier
+@dataclass(frozen=True, slots=True)
+class OpenChannel:
+    """A secure channel to the application or security domain `aid`, which was selected before: bound by challenges and keys."""
+
+    id: str
+    aid: bytes
+    rules: ChannelRules
+    mutating: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class StoreData:
+    """STORE DATA of all groups inside the open channel, as many commands as it takes; recipes are bound by the session's DEK."""
+
+    id: str
+    groups: tuple[Filled, ...]
+    dgi_format: bool
+    mutating: bool = True
+
+
+Step = Send | Authenticate | WriteIdentifier | OpenChannel | StoreData
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The steps of one application of the card, from its SELECT on."""
+
+    name: str
+    steps: tuple[Step, ...]
+
+    @property
+    def mutating(self) -> bool:
+        """Whether any step changes the card."""
+        return any(step.mutating for step in self.steps)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -126,30 +178,49 @@ class Expectation:
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class Image:
+    """What an application must answer afterwards: its FCI template, the objects of GET PROCESSING OPTIONS, records, GET DATA."""
+
+    application: EmvApplication
+    fci: bytes | None
+    options: dict[int, bytes]
+    records: dict[tuple[int, int], bytes]
+    data: dict[int, bytes]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Plan:
     """Everything that will be done for one order, in order."""
 
-    profile: str
+    profile: CardProfile
     order_id: str
     city: str
-    identifier_key: CardKey
-    steps: tuple[Step, ...]
+    parts: tuple[Part, ...]
     expected: tuple[Expectation, ...]
+    images: tuple[Image, ...]
     face: FaceData
-
-    @property
-    def mutations(self) -> int:
-        """How many steps change the card."""
-        return sum(step.mutating for step in self.steps)
 
     def digest(self, keyed: Callable[[bytes], bytes]) -> str:
         """Names this plan in a journal. `keyed` is a keyed digest: a plain one would let the data be guessed."""
-        lines = [f"{PLAN_VERSION}|{self.profile}|{self.order_id}|{self.city}"]
-        lines += [f"{step.id}|{bytes(step.apdu).hex() if isinstance(step, Send) else step.key}" for step in self.steps]
+        lines = [f"{PLAN_VERSION}|{self.profile.name}/{self.profile.revision}|{self.order_id}|{self.city}"]
+        lines += [f"{step.id}|{_content(step)}" for part in self.parts for step in part.steps]
         return keyed("\n".join(lines).encode()).hex()
 
     def __repr__(self) -> str:
-        return f"Plan({self.profile}, {self.order_id}, {len(self.steps)} steps)"
+        return f"Plan({self.profile.name}, {self.order_id}, {', '.join(part.name for part in self.parts)})"
+
+
+def _content(step: Step) -> str:
+    match step:
+        case Send():
+            return bytes(step.apdu).hex()
+        case StoreData():
+            values = (f.value.hex() if isinstance(f.value, bytes) else repr(f.value) for f in step.groups)
+            return "|".join(values)
+        case OpenChannel():
+            return f"{step.aid.hex()}|{step.rules}"
+        case _:
+            return str(step.key)
 
 
 def build(profile: CardProfile, order: CardOrder) -> Plan:
@@ -160,25 +231,30 @@ def build(profile: CardProfile, order: CardOrder) -> Plan:
     """
     problems = [*_rules(profile, order)]
     values = _values(profile, order, problems)
+    filled = _filled(profile, order, problems)
     if problems:
         raise PlanError(tuple(problems))
     expected = tuple(
         Expectation(file, record, values.get(record.field)) for file in profile.files for record in file.records
     )
     return Plan(
-        profile=f"{profile.name}/{profile.revision}",
+        profile=profile,
         order_id=order.order_id,
         city=order.city,
-        identifier_key=profile.identifier_key,
-        steps=tuple(_steps(profile, order, expected)),
+        parts=(
+            *_preflight(profile),
+            Part(SOCIAL, tuple(_social(profile, order, expected))),
+            *(Part(a.name, tuple(_financial(profile, a, groups))) for a, groups in filled),
+        ),
         expected=expected,
+        images=tuple(_image(application, groups) for application, groups in filled),
         face=_face(order),
     )
 
 
 def select_application(name: bytes) -> Apdu:
     """SELECT by name (ISO/IEC 7816-4)."""
-    return Apdu(0x00, Ins.SELECT, 0x04, 0x00, name)
+    return Apdu(0x00, Ins.SELECT, BY_NAME, 0x00, name)
 
 
 def select_file(identifier: int) -> Apdu:
@@ -196,14 +272,50 @@ def update_record(record: Record, value: bytes) -> Apdu:
     return Apdu(0x00, Ins.UPDATE_RECORD, record.number, _RECORD_BY_NUMBER, tlv.encode(record.tag, value))
 
 
-def _steps(profile: CardProfile, order: CardOrder, expected: tuple[Expectation, ...]) -> Iterator[Step]:
+def _social(profile: CardProfile, order: CardOrder, expected: tuple[Expectation, ...]) -> Iterator[Step]:
     yield Send("select SSSE", select_application(profile.application), mutating=False)
-    yield Authenticate(f"authenticate {profile.update_key.name}", profile.update_key)
+    opened: CardKey | None = None
     for file in profile.files:
+        if file.write != opened:
+            yield Authenticate(f"authenticate {file.write.ref.name}", file.write)
+            opened = file.write
         yield Send(f"select {file.name}", select_file(file.id), mutating=False)
         for item in expected:
             if item.file is file:
                 yield _update(profile, order, item)
+
+
+def _financial(profile: CardProfile, application: EmvApplication, groups: tuple[Filled, ...]) -> Iterator[Step]:
+    """SELECT, the secure channel, then STORE DATA; the last one completes the application."""
+    name = application.name
+    yield from _opening(name, profile, application)
+    if application.route is Route.SECURITY_DOMAIN:
+        yield Send(f"{name}: install for personalization", install_for_personalization(application.aid), mutating=False)
+    yield StoreData(f"{name}: store data", groups, application.dgi_format)
+
+
+def _preflight(profile: CardProfile) -> tuple[Part, ...]:
+    """Proof, before anything is written, that the chip and we have the same keys: a wrong one must not cost a blank."""
+    applications = profile.applications[:1]
+    return tuple(Part("preflight", tuple(_opening("preflight", profile, application))) for application in applications)
+
+
+def _opening(name: str, profile: CardProfile, application: EmvApplication) -> Iterator[Step]:
+    target = application.aid if application.route is Route.APPLICATION else profile.security_domain
+    yield Send(f"{name}: select", select_application(target), mutating=False)
+    yield OpenChannel(f"{name}: open channel", target, profile.channel)
+
+
+def _image(application: EmvApplication, groups: tuple[Filled, ...]) -> Image:
+    values = {item.group.id: item.value for item in groups if isinstance(item.value, bytes)}
+    fci, options = application.group(Content.FCI), application.carrying(AFL)
+    return Image(
+        application=application,
+        fci=values[fci.id] if fci else None,
+        options=tlv.children(values[options.id]) if options else {},
+        records={group.record: values[group.id] for group in application.groups if group.content is Content.RECORD},
+        data={item.tag: item.value for item in application.data},
+    )
 
 
 def _update(profile: CardProfile, order: CardOrder, item: Expectation) -> Step:
@@ -211,6 +323,40 @@ def _update(profile: CardProfile, order: CardOrder, item: Expectation) -> Step:
     if item.value is None:
         return WriteIdentifier(name, item.record, order.city, profile.identifier_key)
     return Send(name, update_record(item.record, item.value), mutating=True)
+
+
+def _filled(
+    profile: CardProfile, order: CardOrder, problems: list[Problem]
+) -> list[tuple[EmvApplication, tuple[Filled, ...]]]:
+    issuer, debit = profile.issuer, None
+    if issuer is not None and (debit := _debit(order, problems, prefix=issuer.pan_prefix)) is None:
+        return []
+    filled = []
+    with _noting(problems, Field.NAME.value):
+        for application in profile.applications:
+            groups = emv.fill(application, issuer=issuer, debit=debit)
+            filled.append((application, groups))
+    return filled
+
+
+def _debit(order: CardOrder, problems: list[Problem], *, prefix: str) -> emv.Debit | None:
+    """The bank's side of the order; its date is the end of the month in which the card expires."""
+    pan = order.bank_card_number
+    if pan is None:
+        problems.append(
+            Problem("bank_card_number", "missing", "is missing: this kind of card has a financial application")
+        )
+        return None
+    with _noting(problems, "bank_card_number"):
+        emv.check_pan(pan, prefix=prefix)
+        return emv.Debit(
+            pan=pan,
+            name=order.holder.name,
+            document_number=order.holder.social_security_number,
+            effective=order.issued,
+            expires=emv.month_end(order.expires),
+        )
+    return None
 
 
 def _face(order: CardOrder) -> FaceData:
@@ -310,8 +456,6 @@ def _rules(profile: CardProfile, order: CardOrder) -> Iterator[Problem]:
         yield Problem("sex", "code", "is not a code of GB/T 2261.1 that cards use")
     if holder.ethnic not in profile.ethnics:
         yield Problem("ethnic", "code", "is not a code of GB/T 3304")
-    if order.bank_card_number is not None and not _BANK_CARD_NUMBER.fullmatch(order.bank_card_number):
-        yield Problem("bank_card_number", "form", "is not 12 to 19 digits")
     yield from _card_number(order.card_number)
     yield from _person_number(holder)
 

@@ -6,7 +6,8 @@ raised before a card is touched. Must not know how readers, keys or stock work. 
 several threads at once.
 """
 
-import os
+from __future__ import annotations
+
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -19,14 +20,17 @@ from card_personalization.errors import (
     ApduError,
     AuthenticationFailed,
     CardLost,
+    ChannelError,
+    CounterAlarm,
     JournalConflict,
+    KeyRefused,
     UnknownCard,
 )
+from card_personalization.identity import Identity, identify
 from card_personalization.journal import CardState, History, Journal, OpenAttempt, Recorder
 from card_personalization.keys.base import KeyStore
 from card_personalization.personalize import personalize
-from card_personalization.plan import CardOrder, Plan, build
-from card_personalization.profiles import CardProfile
+from card_personalization.plan import Part, Plan
 from card_personalization.transport.base import CardConnection
 from card_personalization.verify import Fields, ReadBack, Verification, compare, read_back, somebody_else
 
@@ -46,7 +50,11 @@ class Verdict(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """The outcome for one order on one blank. `fields` is what was read back, masked in repr."""
+    """The outcome for one order on one blank. `fields` is what was read back, masked in repr.
+
+    `keys_refused`: the card refused a key of ours, or the store gave none; every further card would lose a try of its key, so the
+    station must stop.
+    """
 
     order_id: str
     serial: str
@@ -55,12 +63,17 @@ class Report:
     atr: bytes | None
     fields: Mapping[str, str]
     problem: str | None
+    keys_refused: bool
     apdus: int
     elapsed_ms: float
 
 
 class _Next(Enum):
     WRITE = "write"
+
+
+Connect = Callable[[], CardConnection]
+"""Powers the card in the reader anew; the connection before it is closed."""
 
 
 class Station:
@@ -70,71 +83,59 @@ class Station:
         self,
         *,
         keys: KeyStore,
-        profile: CardProfile,
         journal_dir: Path,
-        connect: Callable[[str], CardConnection],
-        random: Callable[[int], bytes] = os.urandom,
         clock: Callable[[], float] = time.time,
         stopwatch: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._keys = keys
-        self._profile = profile
         self._journal = Journal(journal_dir, clock=clock)
-        self._connect = connect
-        self._random = random
         self._stopwatch = stopwatch
 
-    def personalise(self, order: CardOrder, serial: str) -> Report:
-        """Write the order to the blank `serial` and read it back; a card that already carries it is only read.
+    def personalise(self, plan: Plan, serial: str, connect: Connect) -> Report:
+        """Write the plan to the blank `serial` and read it back; a card that already carries it is only read.
 
         A status word that spoils a write is answered by a fresh start on the same card, up to the profile's
         `max_attempts`; a card that stops answering is left for `recover`.
 
         Raises:
-            PlanError: the order cannot be made; no card was touched.
             KeyRefused: the key store lacks a key; no card was touched.
         """
-        return self._work(order, serial, write_blank=True)
+        return self._work(plan, serial, connect, write_blank=True)
 
-    def recover(self, order: CardOrder, serial: str) -> Report:
+    def recover(self, plan: Plan, serial: str, connect: Connect) -> Report:
         """Settle a blank whose attempt was cut short: read it, and finish the same order if it was begun.
 
         A blank that nothing was sent to is left alone and reported UNTOUCHED.
 
         Raises:
-            PlanError: the order cannot be made; no card was touched.
             KeyRefused: the key store lacks a key; no card was touched.
         """
-        return self._work(order, serial, write_blank=False)
+        return self._work(plan, serial, connect, write_blank=False)
 
     def open_attempts(self) -> tuple[OpenAttempt, ...]:
         """Touched blanks without a verdict, from the journal: to be settled at the start."""
         return self._journal.open_attempts()
 
-    def _work(self, order: CardOrder, serial: str, *, write_blank: bool) -> Report:
+    def _work(self, plan: Plan, serial: str, connect: Connect, *, write_blank: bool) -> Report:
         started = self._stopwatch()
-        plan = build(self._profile, order)
+        for ref, usage in plan.profile.keys:
+            self._keys.check(ref, usage=usage)
         job = _Job(
-            plan=plan,
-            history=self._journal.history(serial),
-            journal=self._journal,
-            keys=self._keys,
-            profile=self._profile,
-            connect=self._connect,
-            random=self._random,
+            plan=plan, history=self._journal.history(serial), journal=self._journal, keys=self._keys, connect=connect
         )
         try:
             verdict, problem = job.run(write_blank=write_blank)
         finally:
             job.close()
         return Report(
-            order_id=order.order_id,
+            order_id=plan.order_id,
             serial=serial,
             verdict=verdict,
             card_id=job.seen.found.card_id if job.seen else None,
-            atr=job.seen.atr.raw if job.seen else None,
+            atr=job.seen.chip.atr if job.seen else None,
             fields=job.seen.found.fields if job.seen else Fields({}),
             problem=problem,
+            keys_refused=job.keys_refused,
             apdus=job.apdus,
             elapsed_ms=(self._stopwatch() - started) * 1000,
         )
@@ -149,6 +150,7 @@ class _Seen:
     """A card as it was found after a cold reset, and the channel to it."""
 
     channel: Channel
+    chip: Identity
     atr: Atr
     found: ReadBack
     verification: Verification
@@ -162,10 +164,9 @@ class _Job:
     history: History
     journal: Journal
     keys: KeyStore
-    profile: CardProfile
-    connect: Callable[[str], CardConnection]
-    random: Callable[[int], bytes]
+    connect: Connect
     seen: _Seen | None = None
+    keys_refused: bool = False
     _connection: CardConnection | None = None
     _channels: list[Channel] = field(default_factory=list)
 
@@ -194,29 +195,35 @@ class _Job:
         return decision
 
     def _unread(self, problem: str, *, write_blank: bool) -> _Outcome:
-        nothing_sent = write_blank and self.history.owner is None
-        return (Verdict.UNTOUCHED if nothing_sent else Verdict.UNKNOWN), problem
+        return (self._untouched() if write_blank else Verdict.UNKNOWN), problem
+
+    def _untouched(self) -> Verdict:
+        return Verdict.UNTOUCHED if self.history.owner is None else Verdict.UNKNOWN
 
     def _look(self) -> _Seen:
         """Read the card anew, cold, and make sure that it is still the same one."""
         self.close()
-        self._connection = self.connect(self.history.serial)
+        self._connection = self.connect()
         self._connection.reset()
         atr = Atr.parse(self._connection.atr)
-        if self.seen is not None and atr != self.seen.atr:
+        profile = self.plan.profile
+        chip = identify(self._connection, security_domain=profile.security_domain)
+        if self.seen is not None and chip != self.seen.chip:
             raise UnknownCard("another card is in the reader")
         channel = Channel(self._connection)
         self._channels.append(channel)
-        found = read_back(channel, profile=self.profile)
-        self.seen = _Seen(channel, atr, found, compare(found, plan=self.plan, atr=atr, keys=self.keys))
+        found = read_back(channel, profile=profile)
+        self.seen = _Seen(channel, chip, atr, found, compare(found, plan=self.plan, atr=atr, keys=self.keys))
         return self.seen
 
     def _decide(self, seen: _Seen, *, write_blank: bool) -> _Outcome | _Next:
         owner = self.history.owner
-        if owner is not None and owner.atr != seen.atr.raw:
+        if owner is not None and owner.chip != str(seen.chip):
             return Verdict.UNKNOWN, "another card is in the reader than the one this order was begun on"
         if seen.verification.equal:
             return _VERIFIED
+        if missing := [found.name for found in seen.found.applications if not found.present]:
+            return self._untouched(), f"the card has no application {', '.join(missing)}: it is not of this kind"
         return decide(
             seen.found,
             owner=owner.state if owner else None,
@@ -233,7 +240,7 @@ class _Job:
     def _write(self, seen: _Seen) -> _Outcome:
         """Write from SELECT until the card verifies, is lost, or has had the attempts it may have."""
         problem = "the card was not finished in the attempts it may have"
-        while len(self.history.touched) < self.profile.max_attempts:
+        while len(self.history.touched) < self.plan.profile.max_attempts:
             result = self._attempt(self.seen or seen)
             if isinstance(result, tuple):
                 return result
@@ -248,66 +255,64 @@ class _Job:
 
     def _attempt(self, seen: _Seen) -> _Outcome | str:
         """One attempt: an outcome, or the reason for which the same card may be begun again."""
-        recorder = self._begin(seen.atr)
+        parts = tuple(part for part in self.plan.parts if not (part.mutating and seen.verification.done(part.name)))
+        recorder = self.journal.begin(
+            self.history,
+            order_id=self.plan.order_id,
+            chip=str(seen.chip),
+            plan_digest=self.plan.digest(self.keys.digest),
+        )
         try:
-            return self._write_and_check(seen, recorder)
+            return self._write_and_check(parts, seen, recorder)
         except AuthenticationFailed as error:
-            return self._refused(error)
-        except JournalConflict as error:
+            return self._refused(error, recorder)
+        except KeyRefused as error:
+            if not self._touched(recorder):
+                raise
+            self.keys_refused = True
+            return Verdict.UNKNOWN, str(error)
+        except (JournalConflict, CounterAlarm) as error:
             return Verdict.UNKNOWN, str(error)
         except CardLost as error:
             return self._stopped(recorder, f"the card was lost: {error}")
-        except (ApduError, UnknownCard) as error:
+        except (ApduError, ChannelError, UnknownCard) as error:
             return self._stopped(recorder, f"the card stopped the work: {error}")
         finally:
             recorder.close()
 
-    def _begin(self, atr: Atr) -> Recorder:
-        return self.journal.begin(
-            self.history,
-            order_id=self.plan.order_id,
-            atr=atr.raw,
-            plan_digest=self.plan.digest(self.keys.digest),
-            mutations=self.plan.mutations,
-        )
-
-    def _write_and_check(self, seen: _Seen, recorder: Recorder) -> _Outcome | str:
-        refusal = self._personalize(seen, recorder)
+    def _write_and_check(self, parts: tuple[Part, ...], seen: _Seen, recorder: Recorder) -> _Outcome | str:
+        refusal = self._personalize(parts, seen, recorder)
         verification = self._look().verification
         if verification.equal:
             recorder.ended(CardState.VERIFIED)
             return _VERIFIED
         return refusal or "the card holds something else than was written: " + ", ".join(verification.differing)
 
-    def _personalize(self, seen: _Seen, recorder: Recorder) -> str | None:
-        """Carry out the plan; the reason when the card refused a step after it was touched."""
+    def _personalize(self, parts: tuple[Part, ...], seen: _Seen, recorder: Recorder) -> str | None:
+        """Carry out the parts; the reason when the card refused a step after it was touched."""
         try:
-            personalize(
-                self.plan,
-                channel=seen.channel,
-                atr=seen.atr,
-                keys=self.keys,
-                random=self.random,
-                recorder=recorder,
-            )
-        except AuthenticationFailed:
+            personalize(parts, channel=seen.channel, atr=seen.atr, keys=self.keys, recorder=recorder)
+        except (AuthenticationFailed, CounterAlarm):
             raise
-        except ApduError as error:
+        except (ApduError, ChannelError) as error:
             if not recorder.touched:
                 raise
             return f"the card refused to be written: {error}"
         return None
 
-    def _refused(self, error: AuthenticationFailed) -> _Outcome:
+    def _refused(self, error: AuthenticationFailed, recorder: Recorder) -> _Outcome:
+        self.keys_refused = True
         problem = f"the card refused our key: {error}"
         if error.blocked:
             self._spoil()
             return Verdict.SPOILED, problem
-        return (Verdict.UNTOUCHED if self.history.owner is None else Verdict.UNKNOWN), problem
+        return (Verdict.UNKNOWN if self._touched(recorder) else Verdict.UNTOUCHED), problem
 
     def _stopped(self, recorder: Recorder, problem: str) -> _Outcome:
-        touched = recorder.touched or self.history.owner is not None
-        return (Verdict.UNKNOWN if touched else Verdict.UNTOUCHED), problem
+        return (Verdict.UNKNOWN if self._touched(recorder) else Verdict.UNTOUCHED), problem
+
+    def _touched(self, recorder: Recorder) -> bool:
+        return recorder.touched or self.history.owner is not None
 
 
 def refuse_by_history(history: History, *, order_id: str) -> tuple[Verdict, str | None] | None:

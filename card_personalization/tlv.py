@@ -33,6 +33,52 @@ def decode(record: bytes) -> tuple[int, bytes]:
     return record[0], record[2:]
 
 
+def ber(tag: int, value: bytes) -> bytes:
+    """A BER-TLV object (ISO/IEC 7816-4): its length takes one byte to 127, two to 255, three to 65535.
+
+    Raises:
+        EncodingError: the value is longer.
+    """
+    size = len(value)
+    if size > 0xFFFF:
+        raise EncodingError("tlv", "a value is longer than 65535 bytes")
+    length = (
+        bytes((size,)) if size < 0x80 else bytes((0x81, size)) if size <= 0xFF else b"\x82" + size.to_bytes(2, "big")
+    )
+    return tag.to_bytes((tag.bit_length() + 7) // 8 or 1, "big") + length + value
+
+
+def is_tag(data: bytes) -> bool:
+    """Whether the bytes are exactly one BER tag."""
+    try:
+        return bool(data) and data[0] != 0 and _tag(data, 0)[1] == len(data)
+    except EncodingError:
+        return False
+
+
+def dol(data: bytes) -> dict[int, int]:
+    """A data object list (EMV book 3): the length wanted of each tag.
+
+    Raises:
+        EncodingError: the list ends inside an entry.
+    """
+    wanted: dict[int, int] = {}
+    at = 0
+    while at < len(data):
+        tag, at = _tag(data, at)
+        wanted[tag], at = _length(data, at)
+    return wanted
+
+
+def children(data: bytes) -> dict[int, bytes]:
+    """The objects that stand one after the other in `data`, by tag; not those inside them.
+
+    Raises:
+        EncodingError: the data ends inside an object.
+    """
+    return {tag: value for tag, _, value in _objects(data)}
+
+
 def find(data: bytes, tag: int) -> bytes | None:
     """The value of the first BER object with `tag`, looked for inside constructed objects too; None when absent.
 

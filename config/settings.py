@@ -90,11 +90,34 @@ class Workers(_Group):
 
 
 class Encoders(_Group):
-    """`virtual`: cards are virtual; `readers` work side by side at one station."""
+    """`virtual`: cards are virtual, in `readers` readers side by side; otherwise PC/SC readers, those of `names` or all there are.
+
+    A name may be a part of the reader's that no other reader shares. After `watchdog_s` without an answer a card counts as mute.
+    `printer`: a directory for PDFs, or the address of an IPP printer; empty: nothing is printed.
+    """
 
     station: str = "enc_1"
     virtual: bool = True
     readers: Annotated[int, Field(ge=1, le=64)] = 2
+    names: tuple[str, ...] = ()
+    watchdog_s: Annotated[float, Field(gt=0)] = 30.0
+    printer: str = ""
+
+
+class Keys(_Group):
+    """Where card keys are kept, and what opens that place.
+
+    `demo`: published test keys; the default of a demo, test or development installation. `vault`: an encrypted file, opened by
+    the passphrase in `passphrase_file`. `pkcs11`: the token labelled `token` behind `module`, opened by the PIN in `pin_file`.
+    `dir` holds the vault, the custodians and the ceremony log; empty: `keys` in the data directory.
+    """
+
+    store: Literal["demo", "vault", "pkcs11"] | None = None
+    dir: Path | None = None
+    passphrase_file: Path | None = None
+    module: Path | None = None
+    token: str | None = None
+    pin_file: Path | None = None
 
 
 class Metrics(_Group):
@@ -136,6 +159,7 @@ class Settings(BaseSettings):
     accounts: Accounts = Accounts()
     workers: Workers = Workers()
     encoders: Encoders = Encoders()
+    keys: Keys = Keys()
     metrics: Metrics = Metrics()
     file_intake: FileIntake = FileIntake()
 
@@ -169,6 +193,11 @@ class Settings(BaseSettings):
     def intake_dir(self) -> Path:
         """Where batch files arrive."""
         return self.file_intake.dir or self.data_dir / "intake"
+
+    @property
+    def keys_dir(self) -> Path:
+        """Where custodians, ceremony log and vault lie."""
+        return self.keys.dir or self.data_dir / "keys"
 
     @property
     def installation_key(self) -> Path:

@@ -16,7 +16,7 @@ from config.settings import Settings
 from pipeline.calendar import ChineseCalendar
 from pipeline.clock import Clock, SystemClock
 from pipeline.errors import Defect, NeedsOperator
-from pipeline.ports import BankGateway, Encoder, ObjectStore
+from pipeline.ports import BankGateway, ObjectStore, Printer
 from pipeline.services.context import Context
 from pipeline.stages.base import Stage
 from pipeline.states import STAGES
@@ -24,6 +24,8 @@ from pipeline.store.engine import Store
 from pipeline.store.sealing import Sealer, derive
 
 if TYPE_CHECKING:
+    from card_personalization.keys.base import KeyStore
+    from card_personalization.profiles import CardProfile
     from pipeline.gateways.encoder import LocalEncoder
 
 HERE = Path(__file__).parent
@@ -160,35 +162,81 @@ class Installation:
         return found
 
     @cached_property
-    def encoder(self) -> Encoder:
+    def card_profiles(self) -> dict[str, CardProfile]:
+        """Kinds of card by name.
+
+        Raises:
+            ProfileError: a profile is wrong.
+        """
+        from card_personalization.profiles import load_profile
+
+        profiles = (load_profile(path) for path in sorted((HERE / "cards").glob("*.toml")))
+        return {profile.name: profile for profile in profiles}
+
+    @cached_property
+    def keys(self) -> KeyStore:
+        """The key store.
+
+        Raises:
+            BadConfiguration: none is configured where there must be one.
+            KeyRefused: it does not open, or a key in it must not be used here.
+        """
+        from config.keys import key_store
+
+        return key_store(self.settings)
+
+    @cached_property
+    def encoder(self) -> LocalEncoder:
         """This process's personalisation station.
 
         Raises:
             Conflict: another process is this station.
-            Defect: real readers are asked for; they come with PC/SC support.
+            Defect: virtual cards in production, or test keys with real readers.
+            ServiceDown: pcscd does not answer.
         """
-        return self._local_encoder
-
-    @cached_property
-    def _local_encoder(self) -> LocalEncoder:
-        from card_personalization.profiles import load_profile
-        from pipeline.gateways.encoder import open_simulated
+        from pipeline.gateways.encoder import open_pcsc, open_simulated
 
         encoders = self.settings.encoders
+        directory = self.settings.data_dir / "encoders" / encoders.station
         if not encoders.virtual:
-            raise Defect("real readers are not supported by this release: set ZHIKA_ENCODERS__VIRTUAL=true")
+            return open_pcsc(
+                directory,
+                encoders.station,
+                names=encoders.names,
+                keys=self.keys,
+                profiles=self.card_profiles,
+                printer=self.printer,
+                watchdog_s=encoders.watchdog_s,
+            )
         if self.settings.env == "production":
             raise Defect("virtual cards are refused in production")
-        profiles = {path.stem: load_profile(path) for path in sorted((HERE / "cards").glob("*.toml"))}
-        directory = self.settings.data_dir / "encoders" / encoders.station
         return open_simulated(
-            directory, encoders.station, profiles=profiles, spoil=self._spoil, readers=encoders.readers
+            directory,
+            encoders.station,
+            profiles=self.card_profiles,
+            spoil=self._spoil,
+            readers=encoders.readers,
+            printer=self.printer,
         )
+
+    @cached_property
+    def printer(self) -> Printer | None:
+        """The card printer, if there is one."""
+        where = self.settings.encoders.printer
+        if not where:
+            return None
+        if where.startswith(("ipp://", "ipps://", "http://", "https://")):
+            from pipeline.gateways.printer_ipp import PrinterIpp
+
+            return PrinterIpp(where)
+        from pipeline.gateways.printer_file import PrinterDirectory
+
+        return PrinterDirectory(Path(where))
 
     def close(self) -> None:
         """Let go of everything that was built."""
-        if "_local_encoder" in self.__dict__:
-            self._local_encoder.close()
+        if "encoder" in self.__dict__:
+            self.encoder.close()
         for gateway in self._gateways.values():
             close = getattr(gateway, "close", None)
             if close is not None:

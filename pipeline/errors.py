@@ -34,11 +34,15 @@ class OutcomeUnknown(ZhikaError):
 
 
 class NeedsOperator(ZhikaError):
-    """A person has to decide."""
+    """A person has to decide. `zh` and `en` are shown to operators: they hold nothing of the person's."""
 
-    def __init__(self, reason: str, message: str | None = None) -> None:
+    def __init__(
+        self, reason: str, message: str | None = None, *, zh: str = "需要人工处理", en: str = "A person has to decide"
+    ) -> None:
         super().__init__(message or reason)
         self.reason = reason
+        self.zh = zh
+        self.en = en
 
 
 class StaleMessage(ZhikaError):

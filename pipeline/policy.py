@@ -204,6 +204,7 @@ class Policy(_Value):
 
     banks: Mapping[str, Bank]
     card_profile: Sourced[Text]
+    card_profile_without_account: Sourced[Text]
     photo_profile: Sourced[Text]
     card_number_prefix: Sourced[Annotated[str, StringConstraints(pattern=r"^[A-Z]{1,2}$")]]
     initialiser_tail: Sourced[Annotated[str, StringConstraints(pattern=r"^[0-9]{8}$")]]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime
@@ -143,6 +144,9 @@ class Encoder(Protocol):
 
     station: str
 
+    def loaded(self) -> tuple[str, ...] | None:
+        """Serials of the blanks that lie in readers and wait for work; None when the station fetches whatever is asked for."""
+
     def personalise(self, orders: Sequence[EncodeOrder]) -> Mapping[str, EncodeReport | Exception]: ...
 
     def recover(self, orders: Sequence[EncodeOrder]) -> Mapping[str, EncodeReport | Exception]: ...
@@ -166,3 +170,60 @@ class Notifier(Protocol):
     """Carries events to outlets. Returns the ids that were surely taken; the others are sent again with the same id."""
 
     def publish(self, events: Sequence[OutgoingEvent]) -> frozenset[str]: ...
+
+
+# ------------------------------------------------------------------------------------------------------------ printer
+
+Printing = Literal["taken", "printed", "failed"]
+"""A print job that is queued or at work; that ended well; that was cancelled or given up, perhaps with ink on the card."""
+
+PRINT_JOB_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrintJob:
+    """The face of one card, PNG bytes, one for each side from the front.
+
+    `card_id` and `copy` together are printed once, ever: to print a card's face again, a person asks for another copy.
+
+    Raises:
+        ValueError: no side, or a name that is none of a job.
+    """
+
+    card_id: str
+    sides: tuple[bytes, ...] = field(repr=False)
+    copy: int = 1
+
+    def __post_init__(self) -> None:
+        if not self.sides or not PRINT_JOB_NAME.fullmatch(self.name):
+            raise ValueError("a print job has a side and a name of at most 64 of [A-Za-z0-9._-]")
+
+    @property
+    def name(self) -> str:
+        """The job's name at the printer."""
+        return f"{self.card_id}-{self.copy}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Printout:
+    """What became of a print job; `reasons` are the printer's own keywords."""
+
+    job: str
+    state: Printing
+    reasons: tuple[str, ...] = ()
+
+
+class Printer(Protocol):
+    """A card printer. One caller at a time works on a job's name.
+
+    `print` answers a job that the printer knows with what became of it, and prints nothing. It raises `TransientError`
+    (certainly not taken) or `OutcomeUnknown` (may have been): then ask with `find`, never print again unasked.
+    `find` answers None for a job that the printer does not know. `hindrances` names what keeps it from printing now, by IPP
+    keywords; nothing does when it is empty. Both raise `TransientError` when the printer could not be asked.
+    """
+
+    def print(self, job: PrintJob) -> Printout: ...
+
+    def find(self, name: str) -> Printout | None: ...
+
+    def hindrances(self) -> tuple[str, ...]: ...

@@ -48,7 +48,7 @@ def disposition(error: BaseException, *, attempts: int, max_attempts: int, now: 
         case StaleMessage():
             return Disposition("stale", None)
         case NeedsOperator():
-            reason = Reason(code=error.reason, zh="需要人工处理", en="A person has to decide")
+            reason = Reason(code=error.reason, zh=error.zh, en=error.en)
             return Disposition("hold", Hold(reason))
         case OutcomeUnknown():
             return Disposition("reconcile", Wait(now + _delay(ASK_SCHEDULE_S, attempts), f"unknown:{name}"))

@@ -1,125 +1,293 @@
 """A key store in process memory, for demonstrations and for installations without a security module.
 
-Card keys are derived on demand by 密钥分散 (pboc-3des): 3DES(MK, F) and 3DES(MK, ~F), no parity adjustment, once a
-level. Must not know where masters come from or what cards they open.
+Card keys are derived on demand and forgotten; what leaves is a MAC, a proof, a session key or a ciphertext. Must not know where
+masters are kept or what cards they open.
 """
 
+from __future__ import annotations
+
 import hmac
-from collections.abc import Mapping
+import os
+import secrets
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import date
 from hashlib import sha256
 from typing import Self
 
-from cryptography.hazmat.decrepit.ciphers.algorithms import TripleDES
-from cryptography.hazmat.primitives.ciphers import Cipher, modes
-
 from card_personalization.errors import KeyRefused
-from card_personalization.keys.base import Factors
-from card_personalization.keys.published import PUBLISHED_KCVS
+from card_personalization.keys import admission, published
+from card_personalization.keys.base import (
+    Algorithm,
+    CardKeys,
+    Dek,
+    Diversification,
+    Factors,
+    KeyInfo,
+    KeyRef,
+    Scp02Keys,
+    Scp03Keys,
+    Usage,
+)
+from card_personalization.keys.primitives import (
+    Aes,
+    StaticKeys,
+    TripleDes,
+    card_manager_keys,
+    check_value,
+    diversify,
+    icc_master_key,
+    pad80,
+    retail_mac,
+    scp02_material,
+    scp03_challenge,
+    scp03_material,
+)
 
-BLOCK = 8
-KEY_BYTES = 16
-_DIGEST_KEY_BYTES = 32
-_ZERO_IV = bytes(BLOCK)
+DIGEST_KEY_BYTES = 32
+_SIZES = {Algorithm.TRIPLE_DES: (16,), Algorithm.AES: (16, 24, 32)}
+_PIN_DIGITS = 6
+"""As on every Chinese bank card; EMV book 3 6.5.12 allows 4 to 12."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SecretKey:
+    """A master with its value, which no repr shows. Whether a store takes it is the store's to say."""
+
+    name: str
+    version: int = 1
+    algorithm: Algorithm
+    usage: Usage
+    owner: str
+    not_after: date | None = None
+    value: bytes = field(repr=False)
+
+    @property
+    def ref(self) -> KeyRef:
+        """Its name and version."""
+        return KeyRef(self.name, self.version)
+
+    @property
+    def info(self) -> KeyInfo:
+        """What may be told of it.
+
+        Raises:
+            ValueError: the value has not the size of such a key.
+        """
+        return KeyInfo(
+            name=self.name,
+            version=self.version,
+            algorithm=self.algorithm,
+            usage=self.usage,
+            kcv=check_value(self.algorithm, self.value),
+            owner=self.owner,
+            not_after=self.not_after,
+        )
+
+
+class SessionDek:
+    """A session's DEK, for one thread. Only the store that made it puts secrets of its own under it."""
+
+    __slots__ = ("_encrypt", "_store", "block")
+
+    def __init__(self, encrypt: Callable[[bytes], bytes], *, block: int, store: SoftwareKeys) -> None:
+        self._encrypt = encrypt
+        self._store = store
+        self.block = block
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Whole blocks enciphered.
+
+        Raises:
+            ValueError: not whole blocks.
+        """
+        return self._encrypt(data)
+
+    def is_of(self, store: SoftwareKeys) -> bool:
+        """Whether `store` made it."""
+        return self._store is store
+
+    def __repr__(self) -> str:
+        return "SessionDek(...)"
 
 
 class SoftwareKeys:
-    """Named 3DES masters. Its repr shows the names only."""
+    """`KeyStore` over masters in memory. Its repr shows the names only."""
 
-    def __init__(self, masters: Mapping[str, bytes], *, digest_key: bytes, demo: bool = False) -> None:
-        """Take masters by name, each 16 bytes.
+    def __init__(
+        self,
+        entries: Iterable[SecretKey],
+        *,
+        digest_key: bytes,
+        demo: bool = False,
+        today: Callable[[], date] = date.today,
+    ) -> None:
+        """`today` tells which versions have expired.
 
         Raises:
-            KeyRefused: a key of the wrong size, a published test key outside a demonstration, or any other key
-                inside one.
+            KeyRefused: a key of the wrong size, one given twice, a published test key outside a demonstration, or any other
+                key inside one.
         """
-        for name, key in masters.items():
-            _admit(name, key, demo=demo)
-        if len(digest_key) != _DIGEST_KEY_BYTES:
-            raise KeyRefused(f"the digest key is not {_DIGEST_KEY_BYTES} bytes")
-        self._masters = dict(masters)
+        self._infos: dict[KeyRef, KeyInfo] = {}
+        self._values: dict[KeyRef, bytes] = {}
+        for key in entries:
+            if len(key.value) not in _SIZES[key.algorithm]:
+                raise KeyRefused(f"key {key.ref} has not the size of a {key.algorithm} key（密钥长度不对）")
+            if key.ref in self._infos:
+                raise KeyRefused(f"key {key.ref} is given twice: a version is never replaced（密钥版本重复）")
+            info = key.info
+            admission.admit(info, demo=demo)
+            self._infos[key.ref] = info
+            self._values[key.ref] = key.value
+        if len(digest_key) != DIGEST_KEY_BYTES:
+            raise KeyRefused(f"the digest key is not {DIGEST_KEY_BYTES} bytes（摘要密钥长度不对）")
         self._digest_key = digest_key
         self._demo = demo
+        self._today = today
 
     @classmethod
     def demo(cls) -> Self:
         """Published test masters for virtual cards; what they make is marked DEMO."""
-        masters = {"IRK": bytes(range(0x40, 0x50)), "UKSSSE": bytes(range(0x50, 0x60))}
-        return cls(masters, digest_key=sha256(b"zhika demonstration").digest(), demo=True)
+        masters = (
+            ("IRK", Algorithm.TRIPLE_DES, Usage.SOCIAL_SECURITY, published.ASCENDING_40),
+            ("UKSSSE", Algorithm.TRIPLE_DES, Usage.SOCIAL_SECURITY, published.ASCENDING_50),
+            ("KMC", Algorithm.TRIPLE_DES, Usage.CARD_MANAGEMENT, published.ASCENDING_40),
+            ("KMC-AES", Algorithm.AES, Usage.CARD_MANAGEMENT, published.ASCENDING_40),
+            ("IMK-AC", Algorithm.TRIPLE_DES, Usage.ISSUER, published.EMV_EXAMPLE),
+            ("IMK-MAC", Algorithm.TRIPLE_DES, Usage.ISSUER, published.ASCENDING_10),
+            ("IMK-ENC", Algorithm.TRIPLE_DES, Usage.ISSUER, published.ASCENDING_20),
+        )
+        entries = (
+            SecretKey(name=name, algorithm=algorithm, usage=usage, owner="DEMO", value=value)
+            for name, algorithm, usage, value in masters
+        )
+        return cls(entries, digest_key=sha256(b"zhika demonstration").digest(), demo=True)
 
     @property
     def is_demo(self) -> bool:
         """Whether these are published test keys."""
         return self._demo
 
-    def mac(self, name: str, *, factors: Factors, data: bytes) -> bytes:
-        """Retail MAC, 8 bytes.
+    def keys(self) -> tuple[KeyInfo, ...]:
+        """Every key there is, by name and version."""
+        return tuple(sorted(self._infos.values(), key=lambda info: (info.name, info.version)))
+
+    def check(self, ref: KeyRef, *, usage: Usage) -> None:
+        """Refuse a key that could not be used.
 
         Raises:
-            KeyRefused: no such key.
+            KeyRefused: no such key or version, expired, or of another usage.
         """
-        return retail_mac(self._key(name, factors), data)
+        admission.find(self._infos, ref, usage=usage, today=self._today())
+
+    def mac(self, ref: KeyRef, *, factors: Factors, data: bytes) -> bytes:
+        """Retail MAC under a 人社 card key, 8 bytes.
+
+        Raises:
+            KeyRefused: the key cannot be used for that.
+        """
+        return retail_mac(self._social_security(ref, factors), data)
 
     def external_authentication(
-        self, name: str, *, factors: Factors, challenge: bytes, original: bytes, process_key: bool
+        self, ref: KeyRef, *, factors: Factors, challenge: bytes, original: bytes, process_key: bool
     ) -> bytes:
         """Authentication data and original information, 16 bytes.
 
         Raises:
-            KeyRefused: no such key.
+            KeyRefused: the key cannot be used for that.
         """
-        key = self._key(name, factors)
+        key = self._social_security(ref, factors)
         if process_key:
             key = diversify(key, original)
-        return encipher(key, challenge) + original
+        return TripleDes(key).encrypt(challenge) + original
+
+    def scp02_session(self, ref: KeyRef, *, method: Diversification, kdd: bytes, counter: bytes) -> Scp02Keys:
+        """Session keys of SCP02.
+
+        Raises:
+            KeyRefused: the key cannot be used for that.
+        """
+        material = scp02_material(self._card_manager(ref, Algorithm.TRIPLE_DES, method, kdd), counter)
+        dek = SessionDek(TripleDes(material.s_dek).encrypt, block=8, store=self)
+        return Scp02Keys(s_enc=material.s_enc, c_mac=material.c_mac, dek=dek)
+
+    def scp03_session(
+        self, ref: KeyRef, *, method: Diversification, kdd: bytes, host_challenge: bytes, card_challenge: bytes
+    ) -> Scp03Keys:
+        """Session keys of SCP03.
+
+        Raises:
+            KeyRefused: the key cannot be used for that.
+        """
+        static = self._card_manager(ref, Algorithm.AES, method, kdd)
+        material = scp03_material(static, host_challenge=host_challenge, card_challenge=card_challenge)
+        dek = SessionDek(Aes(static.dek).encrypt_cbc, block=16, store=self)
+        return Scp03Keys(s_enc=material.s_enc, s_mac=material.s_mac, s_rmac=material.s_rmac, dek=dek)
+
+    def scp03_challenge(
+        self, ref: KeyRef, *, method: Diversification, kdd: bytes, counter: bytes, aid: bytes, size: int
+    ) -> bytes:
+        """The pseudo-random card challenge, `size` bytes.
+
+        Raises:
+            KeyRefused: the key cannot be used for that.
+        """
+        static = self._card_manager(ref, Algorithm.AES, method, kdd)
+        return scp03_challenge(static, counter=counter, aid=aid, size=size)
+
+    def card_keys(self, refs: tuple[KeyRef, ...], *, factor: bytes, dek: Dek) -> CardKeys:
+        """UDKs under `dek`, one after the other, and their check values.
+
+        Raises:
+            KeyRefused: a key cannot be used for that, or `dek` is not of this store.
+        """
+        self._own(dek)
+        masters = [self._of(ref, Usage.ISSUER, Algorithm.TRIPLE_DES) for ref in refs]
+        keys = [icc_master_key(master, factor) for master in masters]
+        return CardKeys(
+            ciphertext=dek.encrypt(b"".join(keys)),
+            kcvs=tuple(check_value(Algorithm.TRIPLE_DES, key) for key in keys),
+        )
+
+    def pin_block(self, dek: Dek) -> bytes:
+        """The block of a random PIN under `dek`; padded with 80 00.. where the block of `dek` is longer than the PIN's 8 bytes.
+
+        Raises:
+            KeyRefused: `dek` is not of this store.
+        """
+        self._own(dek)
+        digits = "".join(str(secrets.randbelow(10)) for _ in range(_PIN_DIGITS))
+        block = bytes.fromhex(f"2{_PIN_DIGITS:X}{digits}".ljust(16, "F"))
+        return dek.encrypt(block if dek.block == len(block) else pad80(block, dek.block))
+
+    def random(self, size: int) -> bytes:
+        """Random bytes from the operating system."""
+        return os.urandom(size)
 
     def digest(self, data: bytes) -> bytes:
         """HMAC-SHA-256, 32 bytes."""
         return hmac.digest(self._digest_key, data, "sha256")
 
     def __repr__(self) -> str:
-        return f"SoftwareKeys({', '.join(sorted(self._masters))}, demo={self._demo})"
+        return f"SoftwareKeys({', '.join(sorted(map(str, self._infos)))}, demo={self._demo})"
 
-    def _key(self, name: str, factors: Factors) -> bytes:
-        if name not in self._masters:
-            raise KeyRefused(f"there is no key {name}")
-        key = self._masters[name]
+    def _of(
+        self, ref: KeyRef, usage: Usage, algorithm: Algorithm, method: Diversification = Diversification.NONE
+    ) -> bytes:
+        info = admission.find(self._infos, ref, usage=usage, today=self._today())
+        admission.must_be(info, algorithm, method=method)
+        return self._values[ref]
+
+    def _social_security(self, ref: KeyRef, factors: Factors) -> bytes:
+        key = self._of(ref, Usage.SOCIAL_SECURITY, Algorithm.TRIPLE_DES)
         for factor in factors:
             key = diversify(key, factor)
         return key
 
+    def _card_manager(self, ref: KeyRef, algorithm: Algorithm, method: Diversification, kdd: bytes) -> StaticKeys:
+        master = self._of(ref, Usage.CARD_MANAGEMENT, algorithm, method)
+        return card_manager_keys(master, method=method, kdd=kdd)
 
-def _admit(name: str, key: bytes, *, demo: bool) -> None:
-    if len(key) != KEY_BYTES:
-        raise KeyRefused(f"key {name} is not {KEY_BYTES} bytes")
-    published = check_value(key) in PUBLISHED_KCVS
-    if published and not demo:
-        raise KeyRefused(f"key {name} is a published test key")
-    if demo and not published:
-        raise KeyRefused(f"key {name} is not a test key and must not be used in a demonstration")
-
-
-def encipher(key: bytes, data: bytes) -> bytes:
-    """3DES-ECB of whole blocks under a 16-byte key."""
-    context = Cipher(TripleDES(key + key[:BLOCK]), modes.ECB()).encryptor()
-    return context.update(data) + context.finalize()
-
-
-def check_value(key: bytes) -> bytes:
-    """KCV, 3 bytes."""
-    return encipher(key, bytes(BLOCK))[:3]
-
-
-def diversify(key: bytes, factor: bytes) -> bytes:
-    """One level of 密钥分散: a 16-byte key from a master and an 8-byte factor."""
-    return encipher(key, factor + bytes(byte ^ 0xFF for byte in factor))
-
-
-def retail_mac(key: bytes, data: bytes) -> bytes:
-    """ISO/IEC 9797-1 algorithm 3 with padding method 2: single DES chaining, 3DES for the last block; 8 bytes."""
-    padded = data + b"\x80"
-    padded += bytes(-len(padded) % BLOCK)
-    chain = _ZERO_IV
-    if body := padded[:-BLOCK]:
-        single = Cipher(TripleDES(key[:BLOCK] * 3), modes.CBC(_ZERO_IV)).encryptor()
-        chain = (single.update(body) + single.finalize())[-BLOCK:]
-    return encipher(key, bytes(a ^ b for a, b in zip(chain, padded[-BLOCK:], strict=True)))
+    def _own(self, dek: Dek) -> None:
+        if not isinstance(dek, SessionDek) or not dek.is_of(self):
+            raise KeyRefused("the DEK is not of this key store（会话密钥不属于本密钥库）")

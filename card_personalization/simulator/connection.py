@@ -1,34 +1,43 @@
-"""A box of virtual blanks on disk and the in-process connection to one of them.
+"""A box of virtual blanks on disk and the connection to one of them in a reader.
 
-Each blank is one file, replaced atomically by every command that changes it, so that a killed host leaves the card as
-a real one would be left. A card is in one reader: inserting it anew pulls it out of the former connection.
+Each blank is one file that every command which changes it is added to before it is answered, so that a killed host leaves
+the card as a real one would be left. A card is in one reader: inserting it anew pulls it out of the former connection.
 """
 
+from __future__ import annotations
+
 import hashlib
-import json
 import os
 import re
+import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from urllib.parse import quote
-from weakref import WeakValueDictionary
 
 from card_personalization.errors import CardLost
-from card_personalization.simulator.card import DEMO_MASTERS, Eeprom, VirtualCard, blank
+from card_personalization.simulator.card import VirtualCard
+from card_personalization.simulator.configuration import DEMO_MASTERS, Blank, CardManager
 from card_personalization.simulator.faults import Fault, FaultKind, FaultPlan
-from card_personalization.simulator.filesystem import RecordFile
-from card_personalization.simulator.security import Method, Secret
+from card_personalization.simulator.inspection import Inspection, inspected
+from card_personalization.simulator.memory import CardFile, Cells, Memory, read_cells
+from card_personalization.simulator.pace import Pace
+from card_personalization.simulator.security import PIN_TRIES, Method
 
-__all__ = ["CardStore", "Fault", "VirtualConnection"]
+__all__ = ["DEMO_MASTERS", "CardStore", "Fault", "Silent", "VirtualConnection"]
 
 _CHIP_SERIAL = re.compile(r"[0-9A-F]{8}", re.ASCII)
 
 
+class Silent(CardLost):
+    """The card is in the reader and does not answer: mute, or dead at reset."""
+
+
 class CardStore:
-    """Blanks by serial. An unknown serial is a new blank with keys derived from the demonstration masters.
+    """Blanks by serial. An unknown serial is a new blank of the kind that the arguments describe.
 
     A serial of 8 upper-case hex digits is the chip's own serial in its ATR; any other text gets one derived from it.
-    `durable` also survives a power cut of the host, for the price of a disk flush per command.
+    `durable` also survives a power cut of the host, for the price of a disk flush per command. `pace` makes the line of
+    each insertion; `sleep` is how a slow card waits. `faults` go by serial and count over all insertions.
     """
 
     def __init__(
@@ -40,115 +49,202 @@ class CardStore:
         version: str = "2.00",
         method: Method = "process-key",
         masters: Mapping[int, bytes] | None = None,
+        pin_tries: int = PIN_TRIES,
+        manager: CardManager | None = None,
+        financial: bool = True,
+        strict_t0: bool = True,
         durable: bool = False,
         random: Callable[[int], bytes] = os.urandom,
+        pace: Callable[[], Pace] | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         directory.mkdir(parents=True, exist_ok=True)
         self._directory = directory
         self._faults = {serial: FaultPlan(tuple(plan)) for serial, plan in (faults or {}).items()}
-        self._city = city
-        self._version = version
-        self._method = method
-        self._masters = dict(masters or DEMO_MASTERS)
+        self._blank = Blank(
+            city=city,
+            version=version,
+            method=method,
+            masters=masters or DEMO_MASTERS,
+            pin_tries=pin_tries,
+            manager=manager or CardManager(),
+            financial=financial,
+            strict_t0=strict_t0,
+        )
         self._durable = durable
         self._random = random
-        self._inserted: WeakValueDictionary[str, VirtualConnection] = WeakValueDictionary()
+        self._pace = pace
+        self._sleep = sleep
 
-    def insert(self, serial: str) -> "VirtualConnection":
+    def insert(self, serial: str) -> VirtualConnection:
         """Put the blank into a reader and power it."""
-        if (former := self._inserted.get(serial)) is not None:
-            former.close()
-        card = VirtualCard(self.inspect(serial), lambda state: self._save(serial, state), self._random)
-        connection = VirtualConnection(card, self._faults.get(serial, FaultPlan(())))
-        self._inserted[serial] = connection
-        return connection
-
-    def inspect(self, serial: str) -> Eeprom:
-        """The persistent state of a card, for tests."""
-        path = self._path(serial)
-        if path.exists():
-            return _load(path.read_text(encoding="ascii"))
-        return blank(
-            chip_serial=chip_serial(serial),
-            city=self._city,
-            masters=self._masters,
-            version=self._version,
-            method=self._method,
+        return VirtualConnection(
+            self._powered(serial),
+            self._faults.get(serial, FaultPlan(())),
+            other=lambda other: self._powered(other or f"{serial}-other"),
+            pace=None if self._pace is None else self._pace(),
+            sleep=self._sleep,
         )
+
+    def inspect(self, serial: str) -> Inspection:
+        """The persistent state of a card, for tests."""
+        return inspected(read_cells(self._path(serial)) or self._fresh(serial))
+
+    def _powered(self, serial: str) -> PoweredCard:
+        file = CardFile(self._path(serial), lambda: self._fresh(serial), durable=self._durable)
+        return PoweredCard(file, self._random)
+
+    def _fresh(self, serial: str) -> Cells:
+        return self._blank.cells(chip_serial(serial))
 
     def _path(self, serial: str) -> Path:
         return self._directory / f"{quote(serial, safe='')}.card"
 
-    def _save(self, serial: str, state: Eeprom) -> None:
-        path = self._path(serial)
-        fresh = path.with_name(path.name + ".new")
-        with fresh.open("w", encoding="ascii") as file:
-            file.write(_dump(state))
-            if self._durable:
-                file.flush()
-                os.fsync(file.fileno())
-        fresh.replace(path)
+
+class PoweredCard:
+    """A chip with power and the file it is kept in."""
+
+    def __init__(self, file: CardFile, random: Callable[[int], bytes]) -> None:
+        self._file = file
+        self._chip = VirtualCard(Memory(file.cells, file.append), random=random)
+
+    def reset(self) -> bytes:
+        """The ATR.
+
+        Raises:
+            CardLost: another reader has the card.
+        """
+        self._need()
+        return self._chip.reset()
+
+    def process(self, apdu: bytes, fault: FaultKind | None = None) -> tuple[bytes, int]:
+        """Carry out one command.
+
+        Raises:
+            CardLost: another reader has the card.
+        """
+        self._need()
+        return self._chip.process(apdu, fault)
+
+    def close(self) -> None:
+        """No power."""
+        self._file.close()
+
+    def _need(self) -> None:
+        if self._file.taken:
+            raise CardLost("the card is in another reader")
 
 
 class VirtualConnection:
-    """The port to a virtual card, with its faults."""
+    """The port to a virtual card, with its faults and its pace."""
 
-    def __init__(self, card: VirtualCard, faults: FaultPlan) -> None:
-        self._card: VirtualCard | None = card
+    def __init__(
+        self,
+        card: PoweredCard,
+        faults: FaultPlan,
+        *,
+        other: Callable[[str | None], PoweredCard],
+        pace: Pace | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        self._card: PoweredCard | None = card
         self._faults = faults
-        self._mute = False
-        self._atr = card.reset()
+        self._other = other
+        self._next: PoweredCard | None = None
+        self._pace = pace
+        self._sleep = sleep
+        self._silent = False
+        self._atr = self._reset(card)
 
     @property
     def atr(self) -> bytes:
-        """The answer to the last reset."""
+        """The answer to the last reset; empty when there was none."""
         return self._atr
+
+    @property
+    def wire_s(self) -> float:
+        """Seconds that what passed took on the line alone; 0 without a pace."""
+        return 0.0 if self._pace is None else self._pace.wire_s
 
     def transmit(self, apdu: bytes, /) -> tuple[bytes, int]:
         """Carry out a command, or what its fault says.
 
         Raises:
-            CardLost: pulled, closed or mute.
+            CardLost: pulled, closed or silent.
         """
-        card = self._present()
-        fault = self._faults.next(apdu[1]) if len(apdu) > 1 else None
-        if fault is None:
-            return card.process(apdu)
-        return self._strike(fault, card, apdu)
+        if self._pace is None:
+            return self._transmitted(apdu)
+        begun = self._pace.begun()
+        body, sw = self._transmitted(apdu)
+        self._pace.finish(begun, apdu, body)
+        return body, sw
 
     def reset(self) -> None:
         """Cold reset.
 
         Raises:
-            CardLost: pulled or closed.
+            CardLost: pulled or closed, or no answer to reset.
         """
-        if self._card is None:
-            raise CardLost("the card is not in the reader")
-        self._mute = False
-        self._atr = self._card.reset()
+        if self._next is not None:
+            self._card, self._next = self._next, None
+        self._silent = False
+        self._atr = self._reset(self._inserted())
+        if self._silent:
+            raise Silent("no answer to reset")
 
     def close(self) -> None:
         """Power off."""
-        self._card = None
+        for card in (self._card, self._next):
+            if card is not None:
+                card.close()
+        self._card = self._next = None
 
-    def _present(self) -> VirtualCard:
+    def _reset(self, card: PoweredCard) -> bytes:
+        atr = card.reset()
+        if self._faults.next_reset() is None:
+            return atr
+        self._silent = True
+        return b""
+
+    def _inserted(self) -> PoweredCard:
         if self._card is None:
             raise CardLost("the card is not in the reader")
-        if self._mute:
-            raise CardLost("the card is mute")
         return self._card
 
-    def _strike(self, fault: Fault, card: VirtualCard, apdu: bytes) -> tuple[bytes, int]:
-        match FaultKind(fault.kind):
+    def _transmitted(self, apdu: bytes) -> tuple[bytes, int]:
+        card = self._inserted()
+        if self._silent:
+            raise Silent("the card is mute")
+        fault = self._faults.next(apdu)
+        return card.process(apdu) if fault is None else self._strike(fault, card, apdu)
+
+    def _strike(self, fault: Fault, card: PoweredCard, apdu: bytes) -> tuple[bytes, int]:
+        kind = FaultKind(fault.kind)
+        match kind:
             case FaultKind.SW:
                 return b"", fault.sw
-            case FaultKind.MUTE:
-                self._mute = True
-                raise CardLost("the card is mute")
-            case FaultKind.TEAR_AFTER:
-                card.process(apdu)
+            case FaultKind.MUTE if fault.seconds is None:
+                self._silent = True
+                raise Silent("the card is mute")
+            case FaultKind.MUTE | FaultKind.SLOW:
+                self._sleep(fault.seconds or 0.0)
+                return card.process(apdu)
+            case FaultKind.SWAP_SILENT:
+                self._card = self._other(fault.other)
+                card.close()
+                return self._card.process(apdu)
+            case FaultKind.TEAR_BEFORE | FaultKind.TEAR_AFTER | FaultKind.SWAP:
+                self._pull(fault, card, apdu)
+                raise CardLost("the card was pulled")
+        return card.process(apdu, kind)
+
+    def _pull(self, fault: Fault, card: PoweredCard, apdu: bytes) -> None:
+        if fault.kind == FaultKind.TEAR_AFTER:
+            card.process(apdu)
+        if fault.kind == FaultKind.SWAP:
+            self._next = self._other(fault.other)
+        card.close()
         self._card = None
-        raise CardLost("the card was pulled")
 
 
 def chip_serial(serial: str) -> bytes:
@@ -156,34 +252,3 @@ def chip_serial(serial: str) -> bytes:
     if _CHIP_SERIAL.fullmatch(serial):
         return bytes.fromhex(serial)
     return hashlib.sha256(serial.encode()).digest()[:4]
-
-
-def _dump(state: Eeprom) -> str:
-    return json.dumps(
-        {
-            "atr": state.atr.hex(),
-            "method": state.method,
-            "files": {f"{name:04X}": [record.hex() for record in file.records] for name, file in state.files.items()},
-            "keys": {str(number): _dump_secret(secret) for number, secret in state.keys.items()},
-            "pin": _dump_secret(state.pin),
-        }
-    )
-
-
-def _load(text: str) -> Eeprom:
-    data = json.loads(text)
-    return Eeprom(
-        atr=bytes.fromhex(data["atr"]),
-        files={int(name, 16): RecordFile(list(map(bytes.fromhex, rows))) for name, rows in data["files"].items()},
-        keys={int(number): _load_secret(secret) for number, secret in data["keys"].items()},
-        pin=_load_secret(data["pin"]),
-        method=data["method"],
-    )
-
-
-def _dump_secret(secret: Secret) -> list[str | int]:
-    return [secret.value.hex(), secret.limit, secret.left]
-
-
-def _load_secret(data: list[str | int]) -> Secret:
-    return Secret(bytes.fromhex(str(data[0])), int(data[1]), int(data[2]))

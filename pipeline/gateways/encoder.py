@@ -1,7 +1,7 @@
 """A personalisation station in this process: `ports.Encoder` over the card package.
 
-The face is drawn before a card is touched, so that data that cannot be printed costs no blank. Real readers and virtual cards
-differ only in what `connect` gives a station; `open_simulated` is the station of the demo and the tests.
+Plan and face are made before a card is used, so that data that cannot be written or printed costs no blank. Real readers and
+virtual cards differ only in the pool of readers; `open_simulated` is the station of the demo and the tests.
 """
 
 from __future__ import annotations
@@ -10,68 +10,90 @@ import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from card_personalization.errors import FaceError, KeyRefused, PlanError
+from card_personalization.errors import CardLost, FaceError, KeyRefused, NoUsableCard, PlanError
 from card_personalization.face import render
+from card_personalization.identity import by_atr
+from card_personalization.keys.base import KeyStore
 from card_personalization.keys.software import SoftwareKeys
-from card_personalization.plan import CardOrder, Holder, build
+from card_personalization.plan import CardOrder, Holder, Plan, build
+from card_personalization.pool import Connect, Event, Outcome, Pool, ReaderStatus
 from card_personalization.profiles import CardProfile
+from card_personalization.readers import CardReader, VirtualReader
 from card_personalization.simulator.connection import CardStore, VirtualConnection
 from card_personalization.simulator.faults import Fault, FaultPlan
 from card_personalization.station import Report, Station, Verdict
-from pipeline.errors import Conflict, Defect, OutcomeUnknown, TransientError
-from pipeline.ports import EncodeOrder, EncodeReport
-
-KEY_PROBLEM = "the card refused our key"
-"""How a problem begins after which every further card would lose a try of its key, until it blocks."""
+from pipeline.errors import Conflict, Defect, NeedsOperator, NotFound, OutcomeUnknown, TransientError
+from pipeline.ports import EncodeOrder, EncodeReport, Printer, PrintJob
 
 MEMORY_FAILS = Fault("UPDATE RECORD", 3, "sw", sw=0x6581)
 """A blank whose memory fails in the middle of the first file (ISO/IEC 7816-4: 6581) and does not heal."""
 
-_Work = Callable[[Station, CardOrder, str], Report]
+_OUTCOMES = {Verdict.VERIFIED: Outcome.GOOD, Verdict.SPOILED: Outcome.SPOILED, Verdict.UNKNOWN: Outcome.UNKNOWN}
+_Work = Callable[[Station, Plan, str, Connect], Report]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What an order needs before a card is used."""
+
+    plan: Plan
+    face: bytes
 
 
 class LocalEncoder:
-    """One station: its readers, its journal, and a thread for each reader.
+    """One station: its readers, its keys and its journal.
 
     Replies are values: an `EncodeReport`, or an exception that belongs to its order alone:
 
     - `PlanError`, `FaceError` (card package): the data cannot stand on a card; `problems` name every field; no card was touched.
+    - `NeedsOperator`: a key is missing, expired or was refused; no card was touched, and the station has stopped.
     - `TransientError`: the station has stopped; no card was touched for this order.
-    - `OutcomeUnknown`: the journal could not be written or read (a full disk): `recover` tells what became of the card.
-    - `Defect`: no such profile, a key is missing (the station stops too), or a fault of ours.
+    - `OutcomeUnknown`: the card is not in a reader, or the journal or printer did not answer: `recover` tells what became of it.
+    - `Defect`: no such profile, or a fault of ours.
     """
 
     def __init__(
         self,
         station: str,
         *,
-        stations: Mapping[str, Station],
+        readers: Sequence[CardReader],
+        keys: KeyStore,
+        journal_dir: Path,
         profiles: Mapping[str, CardProfile],
-        demo: bool,
-        readers: int = 1,
+        printer: Printer | None = None,
+        on_event: Callable[[Event], None] = lambda event: None,
+        watchdog_s: float = 30.0,
         release: Callable[[], None] = lambda: None,
     ) -> None:
-        """`stations` and `profiles` go by profile name; `demo` marks each face; `release` is called once by `close`.
+        """`profiles` go by name; `release` is called once by `close`.
 
         Raises:
-            ValueError: no reader, or a station without its profile.
+            ValueError: no reader.
         """
-        if readers < 1:
+        if not readers:
             raise ValueError("a station has at least one reader")
-        if missing := sorted(set(stations) - set(profiles)):
-            raise ValueError(f"stations without their profile: {', '.join(missing)}")
         self.station = station
-        self._stations = dict(stations)
+        self._cards = Station(keys=keys, journal_dir=journal_dir)
+        self._pool = Pool(readers, classify=_outcome, on_event=on_event, identify=by_atr, watchdog_s=watchdog_s)
         self._profiles = dict(profiles)
-        self._demo = demo
+        self._fetches = any(reader.feed is not None for reader in readers)
+        self._demo = keys.is_demo
+        self._printer = printer
         self._release = release
         self._stopped = threading.Event()
-        self._readers = ThreadPoolExecutor(readers, thread_name_prefix=f"reader-{station}")
+        self._ready = ThreadPoolExecutor(1, thread_name_prefix=f"ready-{station}")
+
+    def loaded(self) -> tuple[str, ...] | None:
+        """Serials of the blanks that lie in readers and wait for work; None when a reader fetches whatever is asked for."""
+        if self._fetches:
+            return None
+        return tuple(serial for serial in self._pool.loaded() if serial is not None)
 
     def personalise(self, orders: Sequence[EncodeOrder]) -> Mapping[str, EncodeReport | Exception]:
         """Make cards, by application id. A card lost on the way is put in again and settled once.
@@ -89,9 +111,22 @@ class LocalEncoder:
         """
         return self._all(orders, Station.recover)
 
+    def status(self) -> tuple[ReaderStatus, ...]:
+        """The readers at this moment."""
+        return self._pool.status()
+
+    def drain(self, reader: str, *, draining: bool) -> None:
+        """Let a reader finish its card and take no more, or take cards again.
+
+        Raises:
+            KeyError: no such reader.
+        """
+        (self._pool.drain if draining else self._pool.resume)(reader)
+
     def close(self) -> None:
         """Finish the cards in hand and let the station go; it can be called twice."""
-        self._readers.shutdown()
+        self._pool.close()
+        self._ready.shutdown()
         release, self._release = self._release, lambda: None
         release()
 
@@ -105,32 +140,53 @@ class LocalEncoder:
 
     def _all(self, orders: Sequence[EncodeOrder], work: _Work) -> Mapping[str, EncodeReport | Exception]:
         self._go_on()
-        replies = self._readers.map(lambda order: self._one(order, work), orders)
-        return {order.application_id: reply for order, reply in zip(orders, replies, strict=True)}
+        pending = [(order, self._begin(order, work)) for order in orders]
+        return {order.application_id: self._reply(order, future) for order, future in pending}
 
-    def _one(self, order: EncodeOrder, work: _Work) -> EncodeReport | Exception:
+    def _begin(self, order: EncodeOrder, work: _Work) -> Future[tuple[Report, bytes]]:
+        serial = order.blank_serial
+
+        def job(connect: Connect, ready: _Prepared) -> tuple[Report, bytes]:
+            self._go_on()
+            try:
+                report = work(self._cards, ready.plan, serial, connect)
+            except KeyRefused:
+                self._stopped.set()
+                raise
+            if report.keys_refused:
+                self._stopped.set()
+            return report, ready.face
+
+        ready = self._ready.submit(self._prepared, order)  # while the cards before it are being made
+        return self._pool.submit(serial, job, prepare=ready.result)
+
+    def _prepared(self, order: EncodeOrder) -> _Prepared:
+        profile = self._profiles.get(order.profile)
+        if profile is None:
+            raise Defect(f"encoder {self.station}: no card profile {order.profile!r}")
+        plan = build(profile, _card_order(order))
+        return _Prepared(plan, render(profile.face, plan.face, order.picture, demo=self._demo))
+
+    def _reply(self, order: EncodeOrder, future: Future[tuple[Report, bytes]]) -> EncodeReport | Exception:
         try:
-            return self._worked(order, work)
-        except (PlanError, FaceError, TransientError, Defect) as error:
+            report, face = future.result()
+            if report.verdict is Verdict.VERIFIED and self._printer is not None:
+                self._printer.print(PrintJob(card_id=order.application_id, sides=(face,)))
+        except (PlanError, FaceError, TransientError, OutcomeUnknown, Defect) as error:
             return error
         except KeyRefused as error:  # it names the key, not its value
-            self._stopped.set()
-            return Defect(f"encoder {self.station}: {error}")
-        except OSError as error:
+            return NeedsOperator(
+                "encoder.key",
+                f"encoder {self.station}: {error}",
+                zh=f"制卡工位 {self.station} 的密钥不可用，工位已停止，空白卡未动：{error}",
+                en=f"A key of station {self.station} cannot be used; the station stopped, no blank was touched: {error}",
+            )
+        except NoUsableCard:
+            return OutcomeUnknown(f"put the blank {order.blank_serial} into a reader of station {self.station}")
+        except (CardLost, OSError) as error:
             return OutcomeUnknown(f"encoder {self.station}: {type(error).__name__}")
         except Exception as error:  # noqa: BLE001 - a fault of ours with one card must not cost its neighbours
             return Defect(f"encoder {self.station}: {type(error).__name__}")
-
-    def _worked(self, order: EncodeOrder, work: _Work) -> EncodeReport:
-        self._go_on()
-        station, profile = self._stations.get(order.profile), self._profiles.get(order.profile)
-        if station is None or profile is None:
-            raise Defect(f"encoder {self.station}: no card profile {order.profile!r}")
-        card_order = _card_order(order)
-        face = render(profile.face, build(profile, card_order).face, order.picture, demo=self._demo)
-        report = work(station, card_order, order.blank_serial)
-        if (report.problem or "").startswith(KEY_PROBLEM):
-            self._stopped.set()
         return _encode_report(report, face)
 
     def _go_on(self) -> None:
@@ -140,14 +196,18 @@ class LocalEncoder:
             )
 
 
-def _made(station: Station, order: CardOrder, serial: str) -> Report:
+def _outcome(result: tuple[Report, bytes]) -> Outcome | None:
+    return _OUTCOMES.get(result[0].verdict)
+
+
+def _made(station: Station, plan: Plan, serial: str, connect: Connect) -> Report:
     """Personalise; a card whose end is not known is looked at once more, unless it refused our key.
 
     A blank reported untouched stays so: recovering writes nothing to it, and could not tell more.
     """
-    report = station.personalise(order, serial)
-    if report.verdict is Verdict.UNKNOWN and not (report.problem or "").startswith(KEY_PROBLEM):
-        return station.recover(order, serial)
+    report = station.personalise(plan, serial, connect)
+    if report.verdict is Verdict.UNKNOWN and not report.keys_refused:
+        return station.recover(plan, serial, connect)
     return report
 
 
@@ -193,21 +253,9 @@ class _Box(CardStore):
     """A box of virtual blanks of which the n-th taken in hand fails, for the n in `spoil`."""
 
     def __init__(
-        self,
-        directory: Path,
-        *,
-        spoil: frozenset[int],
-        city: str,
-        profile: CardProfile,
-        faults: Mapping[str, Iterable[Fault]],
+        self, directory: Path, *, spoil: frozenset[int], city: str, faults: Mapping[str, Iterable[Fault]]
     ) -> None:
-        super().__init__(
-            directory,
-            faults=faults,
-            city=city,
-            version=profile.spec_version,
-            method=profile.update_key.authentication.value,
-        )
+        super().__init__(directory, faults=faults, city=city)
         self._spoil = spoil
         self._taken: set[str] = set()
         self._taking = threading.Lock()
@@ -231,32 +279,86 @@ def open_simulated(
     spoil: frozenset[int] = frozenset(),
     city: str = "420100",
     readers: int = 1,
+    printer: Printer | None = None,
 ) -> LocalEncoder:
     """A station over virtual cards: blanks in `directory/cards`, journal in `directory/journal`; both survive a kill.
 
-    Demonstration keys; each face says DEMO. `faults` go by blank serial; with `spoil` the n-th blank (from 1, of each profile)
-    that this process takes in hand is ruined by its memory. `city` stands on the blanks until they are written.
+    Demonstration keys; each face says DEMO. `faults` go by blank serial; with `spoil` the n-th blank (from 1) that this process
+    takes in hand is ruined by its memory. `city` stands on the blanks until they are written.
 
     Raises:
         Conflict: another process is this station, or this process already is.
         OSError: the directory cannot be used.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    release = _locked(directory / "lock", station)
-    boxes = {
-        name: _Box(directory / "cards", spoil=spoil, city=city, profile=profile, faults=faults or {})
-        for name, profile in profiles.items()
-    }
-    stations = {
-        name: Station(
-            keys=SoftwareKeys.demo(), profile=profile, journal_dir=directory / "journal", connect=boxes[name].insert
+    release = locked(directory / "lock", station)
+    box = _Box(directory / "cards", spoil=spoil, city=city, faults=faults or {})
+    return LocalEncoder(
+        station,
+        readers=[VirtualReader(f"virtual {number}", box.insert) for number in range(1, readers + 1)],
+        keys=SoftwareKeys.demo(),
+        journal_dir=directory / "journal",
+        profiles=profiles,
+        printer=printer,
+        release=release,
+    )
+
+
+def open_pcsc(
+    directory: Path,
+    station: str,
+    *,
+    names: Sequence[str],
+    keys: KeyStore,
+    profiles: Mapping[str, CardProfile],
+    printer: Printer | None = None,
+    watchdog_s: float = 30.0,
+) -> LocalEncoder:
+    """A station over PC/SC readers, those that `names` name by a part that is theirs alone, or all; journal in `directory/journal`.
+
+    Raises:
+        Conflict: another process is this station, or a name fits no reader or several.
+        ServiceDown: pcscd does not answer.
+        OSError: the directory cannot be used.
+    """
+    from card_personalization.transport.pcsc import PcscReader, list_readers
+
+    directory.mkdir(parents=True, exist_ok=True)
+    there = list_readers()
+    chosen = [chosen_reader(name, there) for name in names] or list(there)
+    if not chosen:
+        raise Conflict("没有读卡器；请连接读卡器", "there is no reader: connect one", code="reader.none")
+    return LocalEncoder(
+        station,
+        readers=[PcscReader(name) for name in chosen],
+        keys=keys,
+        journal_dir=directory / "journal",
+        profiles=profiles,
+        printer=printer,
+        watchdog_s=watchdog_s,
+        release=locked(directory / "lock", station),
+    )
+
+
+def chosen_reader(name: str, readers: Sequence[str]) -> str:
+    """The reader called `name`, or the only one whose name has it as a part.
+
+    Raises:
+        NotFound: none.
+        Conflict: several.
+    """
+    found = [reader for reader in readers if reader == name] or [reader for reader in readers if name in reader]
+    listed = ", ".join(readers) or "-"
+    if not found:
+        raise NotFound(f"没有读卡器 {name}；现有：{listed}", f"no reader {name}: there are {listed}")
+    if len(found) > 1:
+        raise Conflict(
+            f"{name} 对应多个读卡器：{listed}", f"{name} fits several readers: {listed}", code="reader.ambiguous"
         )
-        for name, profile in profiles.items()
-    }
-    return LocalEncoder(station, stations=stations, profiles=profiles, demo=True, readers=readers, release=release)
+    return found[0]
 
 
-def _locked(path: Path, station: str) -> Callable[[], None]:
+def locked(path: Path, station: str) -> Callable[[], None]:
     """Hold the file's lock until the returned function is called or the process ends, however it ends."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
     try:

@@ -39,7 +39,6 @@ class ReaderReport:
     unknown: int = 0
     cards_per_hour: int = 0
     last_error: str | None = None
-    last_card_at: datetime | None = None
 
 
 def report(context: Context, station: str, readers: Sequence[ReaderReport]) -> Mapping[str, Wanted]:

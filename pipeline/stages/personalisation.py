@@ -26,6 +26,9 @@ NEXT = "dispatch"
 AT_COUNTER = "centre.counter"
 """Why an urgent card waits: the centre hands it over itself (WH-8)."""
 
+NO_CARD_AGAIN = timedelta(seconds=2)
+"""How soon an application asks again after it found no blank in a reader."""
+
 ELSEWHERE_AGAIN = timedelta(minutes=1)
 """How long an application stays away from a station that does not hold its blank, or has none left while others do."""
 
@@ -199,11 +202,12 @@ class Personalisation:
         if (obstacle := _obstacle(case, policy)) is not None:
             return Decision(Hold(obstacle))
         account: AccountFact | None = case.facts.get("account")
+        profile = policy.card_profile if account is not None else policy.card_profile_without_account
         request = CardRequest(
             recover=blank is not None,
-            intent=None if blank is not None else self._intent(policy, now),
+            intent=None if blank is not None else self._intent(policy, profile.value, now),
             application_id=case.id,
-            profile=policy.card_profile.value,
+            profile=profile.value,
             holder=application.person,
             city=policy.city,
             validity_years=policy.validity_years.value,
@@ -260,9 +264,9 @@ class Personalisation:
         """Nothing: the blank stays bound until the station has told its fate."""
         return ()
 
-    def _intent(self, policy: Policy, now: datetime) -> TakeBlank:
+    def _intent(self, policy: Policy, blank_type: str, now: datetime) -> TakeBlank:
         return TakeBlank(
-            blank_type=policy.card_profile.value,
+            blank_type=blank_type,
             number_prefix=policy.card_number_prefix.value,
             issued_on=civil_date(now),
             station=self._encoder.station,

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Integer, Text, bindparam, literal, select, true, update
+from sqlalchemy import Column, Integer, Text, bindparam, case, literal, select, true, update
 
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx, given, params, upserting
@@ -23,22 +23,30 @@ _TOLD = (
     Column("unknown", Integer),
     Column("cards_per_hour", Integer),
     Column("last_error", Text),
-    Column("last_card_at", Instant),
 )
+_NOW = bindparam("now", type_=Instant)
 
 
 def tell(tx: Tx, station: str, readers: Sequence[Mapping[str, Any]], *, now: datetime) -> dict[str, str]:
-    """Write down all readers of a station in one statement; returns what is wanted of each."""
+    """Write down all readers of a station in one statement; returns what is wanted of each.
+
+    The last card was when a report first counted it.
+    """
     rows = given(tx, *_TOLD)
     told = [column.name for column in _TOLD]
     source = select(
         bindparam("station", type_=Text),
         *(rows.c[name] for name in told),
-        bindparam("now", type_=Instant),
+        case((rows.c.cards > 0, _NOW)),
+        _NOW,
         literal("run"),
     ).where(true())
-    insertion = upserting(tx, t.encoders).from_select(["station", *told, "heartbeat_at", "wanted"], source)
-    renewed = {name: insertion.excluded[name] for name in (*told[1:], "heartbeat_at")}
+    insertion = upserting(tx, t.encoders).from_select(
+        ["station", *told, "last_card_at", "heartbeat_at", "wanted"], source
+    )
+    renewed: dict[str, Any] = {name: insertion.excluded[name] for name in (*told[1:], "heartbeat_at")}
+    more = insertion.excluded.cards > n.cards
+    renewed["last_card_at"] = case((more, insertion.excluded.heartbeat_at), else_=n.last_card_at)
     statement = insertion.on_conflict_do_update(index_elements=[n.station, n.reader], set_=renewed)
     values = {"given": params(readers), "station": station, "now": now}
     return {row.reader: row.wanted for row in tx.conn.execute(statement.returning(n.reader, n.wanted), values)}

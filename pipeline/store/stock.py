@@ -33,6 +33,7 @@ from pipeline.outcomes import Wait
 from pipeline.stages.base import BlankFact, CardFact
 from pipeline.stages.personalisation import (
     ELSEWHERE_AGAIN,
+    NO_CARD_AGAIN,
     BlankGrant,
     BlankQuarantined,
     BlankReturned,
@@ -391,7 +392,7 @@ def take(tx: Tx, wanted: Mapping[str, TakeBlank], *, now: datetime) -> Mapping[s
     """Reserve a blank for each application, and fix its card number and date of issue.
 
     Only blanks issued to the station are taken, and of those only what lies in its readers where the intent names them. Where
-    there is none, the application waits as long as a blank of the type is issued to any station; None where there is not.
+    there is none, the application waits for a card in a reader, or a while for another station; None where no station has one.
     """
     grants: dict[str, BlankGrant | Wait | None] = dict.fromkeys(wanted)
     groups: dict[tuple[str, str, tuple[str, ...] | None], list[str]] = defaultdict(list)
@@ -404,8 +405,8 @@ def take(tx: Tx, wanted: Mapping[str, TakeBlank], *, now: datetime) -> Mapping[s
         if pairs:
             _reserve(tx, pairs, now=now)
             grants |= _fix(tx, dict(pairs), {i: wanted[i] for i, _ in pairs})
-        if len(pairs) < len(ids) and _issued_anywhere(tx, blank_type):
-            grants |= dict.fromkeys(ids[len(pairs) :], Wait(now + ELSEWHERE_AGAIN, "station.no_blanks"))
+        if short := ids[len(pairs) :]:
+            grants |= dict.fromkeys(short, _put_off(tx, blank_type, station, loaded, now))
     return grants
 
 
@@ -436,10 +437,14 @@ def _free(tx: Tx, blank_type: str, station: str, loaded: tuple[str, ...] | None,
     return list(tx.conn.execute(query.where(b.serial.in_(select(rows.c.serial))), values).scalars())
 
 
-def _issued_anywhere(tx: Tx, blank_type: str) -> bool:
-    """Whether a station, this one or another, has a blank of the type that nothing was done with."""
-    found = select(b.serial).where(b.type == blank_type, b.state == "stocked", b.station.is_not(None))
-    return bool(tx.conn.execute(select(exists(found))).scalar())
+def _put_off(tx: Tx, blank_type: str, station: str, loaded: tuple[str, ...] | None, now: datetime) -> Wait | None:
+    """What an application that got no blank waits for: a card to be put in, or a station that has blanks; None when none has."""
+    unused = select(b.serial).where(b.type == blank_type, b.state == "stocked")
+    here = select(exists(unused.where(b.station == station)))
+    if loaded is not None and tx.conn.execute(here).scalar():
+        return Wait(now + NO_CARD_AGAIN, "station.no_card")
+    anywhere = select(exists(unused.where(b.station.is_not(None))))
+    return Wait(now + ELSEWHERE_AGAIN, "station.no_blanks") if tx.conn.execute(anywhere).scalar() else None
 
 
 def _fix(tx: Tx, serials: Mapping[str, str], wanted: Mapping[str, TakeBlank]) -> dict[str, BlankGrant]:

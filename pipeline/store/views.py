@@ -155,6 +155,12 @@ def card_row(tx: Tx, application_id: str) -> Record | None:
     return tx.conn.execute(select(t.cards).where(c.application_id == application_id, c.status != "voided")).first()
 
 
+def card_of_chip(tx: Tx, chip_id: str) -> Record | None:
+    """The unvoided card with this chip."""
+    c = t.cards.c
+    return tx.conn.execute(select(t.cards).where(c.chip_id == chip_id, c.status != "voided")).first()
+
+
 def at_outlet(tx: Tx, outlet: str, *, statuses: Sequence[str]) -> list[Record]:
     """Cards an outlet holds whose application has one of these statuses: card, application, serial, status, collect-by."""
     c = t.cards.c

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
+from card_personalization.errors import KeyRefused
 from config.policies import PolicyFileError
 from config.settings import BadConfiguration
 from pipeline.errors import Conflict, NotFound, Refused, TransientError, ZhikaError
@@ -31,6 +32,9 @@ def report(error: BaseException) -> int:
             return BUSY
         case Refused():
             _say(f"{error.reason_code}: {error}")
+            return REFUSED
+        case KeyRefused():
+            _say(f"密钥不可用 key refused: {error}")
             return REFUSED
         case TransientError():
             _say(f"服务不可用，请稍后重试 service unavailable, try again: {error}")

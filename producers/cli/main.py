@@ -24,6 +24,7 @@ from pipeline.states import STAGES
 from producers.cli import errors
 from producers.cli.blank import blank_app
 from producers.cli.encoder import encoder_app
+from producers.cli.keys import keys_app
 from producers.cli.terminal import DataDir, JsonFlag, Output
 from producers.cli.terminal import actor as _actor
 from producers.cli.terminal import console as _console
@@ -66,6 +67,7 @@ for name, sub in (
     ("simulate", simulate_app),
     ("db", db_app),
     ("audit", audit_app),
+    ("keys", keys_app),
 ):
     app.add_typer(sub, name=name)
 

@@ -51,6 +51,8 @@ DOORS = {
     "cryptography": ("pipeline/store/sealing.py", "pipeline/gateways/objects.py", "card_personalization/"),
     "chinese_calendar": ("pipeline/calendar.py",),
     "python_calamine": ("producers/batch_file.py",),
+    "smartcard": ("card_personalization/transport/pcsc.py",),
+    "pkcs11": ("card_personalization/keys/pkcs11/",),
     "pydantic_settings": ("config/settings.py",),
 }
 

@@ -15,12 +15,14 @@ import pytest
 from PIL import Image
 
 from card_personalization.errors import CardLost, FaceError, PlanError
-from card_personalization.keys.software import SoftwareKeys
+from card_personalization.keys.base import Algorithm, Usage
+from card_personalization.keys.software import SecretKey, SoftwareKeys
 from card_personalization.profiles import load_profile
+from card_personalization.readers import VirtualReader
 from card_personalization.simulator import CardStore, Fault
+from card_personalization.simulator.configuration import CardManager, KeySet
 from card_personalization.simulator.connection import VirtualConnection
-from card_personalization.station import Station
-from pipeline.errors import Conflict, OutcomeUnknown, TransientError
+from pipeline.errors import Conflict, NeedsOperator, OutcomeUnknown, TransientError
 from pipeline.gateways.encoder import LocalEncoder, open_simulated
 from pipeline.identifiers import card_number, gb11643_check
 from pipeline.person import Person
@@ -67,7 +69,7 @@ def order(number: int = 1, *, serial: str | None = None) -> EncodeOrder:
         issued=date(2026, 11, 25),
         expires=date(2036, 11, 25),
         bank_name="中国建设银行",
-        bank_card_number="6200000000000000001",
+        bank_card_number="6200000000000000018",
         picture=PICTURE,
     )
 
@@ -182,9 +184,22 @@ def test_an_unknown_kind_of_card_is_that_orders_defect(opened: Open) -> None:
     assert verdicts(replies) == {"app_1": "Defect", "app_2": "verified"}
 
 
+def _demo(name: str, usage: Usage, first: int) -> SecretKey:
+    value = bytes(range(first, first + 16))
+    return SecretKey(name=name, algorithm=Algorithm.TRIPLE_DES, usage=usage, owner="DEMO", value=value)
+
+
+DEMO_KEYS = [
+    _demo("IRK", Usage.SOCIAL_SECURITY, 0x40),
+    _demo("UKSSSE", Usage.SOCIAL_SECURITY, 0x50),
+    _demo("KMC", Usage.CARD_MANAGEMENT, 0x40),
+    *(_demo(name, Usage.ISSUER, 0x40) for name in ("IMK-AC", "IMK-MAC", "IMK-ENC")),
+]
+
+
 def _encoder(directory: Path, keys: SoftwareKeys, connect: Callable[[str], VirtualConnection]) -> LocalEncoder:
-    station = Station(keys=keys, profile=PROFILE, journal_dir=directory / "journal", connect=connect)
-    return LocalEncoder("S1", stations={PROFILE.name: station}, profiles=PROFILES, demo=True)
+    reader = VirtualReader("reader", connect)
+    return LocalEncoder("S1", readers=[reader], keys=keys, journal_dir=directory / "journal", profiles=PROFILES)
 
 
 def test_a_refused_key_stops_the_station_before_it_costs_another_card_a_try(tmp_path: Path) -> None:
@@ -200,10 +215,36 @@ def test_a_refused_key_stops_the_station_before_it_costs_another_card_a_try(tmp_
     assert left["B2"] == left["B3"] == left["B4"]
 
 
-def test_a_missing_key_stops_the_station(tmp_path: Path) -> None:
-    keys = SoftwareKeys({"IRK": bytes(range(0x40, 0x50))}, digest_key=bytes(32), demo=True)
+def test_a_wrong_card_management_key_is_found_before_anything_is_written(tmp_path: Path) -> None:
+    wrong = CardManager(key_sets=(KeySet(enc=bytes(16), mac=bytes(16), dek=bytes(16)),))
+    foreign = CardStore(tmp_path / "cards", manager=wrong)
+    with _encoder(tmp_path, SoftwareKeys.demo(), foreign.insert) as encoder:
+        made = report(encoder.personalise([order()])["app_1"])
+    assert made.verdict == "untouched"
+    assert "prove" in str(made.problem)
+
+
+def test_an_expired_key_version_leaves_the_blank_untouched_and_says_so(tmp_path: Path) -> None:
+    keys = SoftwareKeys(
+        [replace(key, not_after=date(2026, 11, 24)) if key.name == "UKSSSE" else key for key in DEMO_KEYS],
+        digest_key=bytes(32),
+        demo=True,
+        today=lambda: date(2026, 11, 25),
+    )
     with _encoder(tmp_path, keys, box(tmp_path).insert) as encoder:
-        assert verdicts(encoder.personalise([order(1), order(2)])) == {"app_1": "Defect", "app_2": "TransientError"}
+        reply = encoder.personalise([order()])["app_1"]
+    assert isinstance(reply, NeedsOperator)
+    assert "UKSSSE version 1" in str(reply)
+    assert not list((tmp_path / "journal").iterdir())
+
+
+def test_a_missing_key_stops_the_station(tmp_path: Path) -> None:
+    keys = SoftwareKeys([k for k in DEMO_KEYS if k.name == "IRK"], digest_key=bytes(32), demo=True)
+    with _encoder(tmp_path, keys, box(tmp_path).insert) as encoder:
+        assert verdicts(encoder.personalise([order(1), order(2)])) == {
+            "app_1": "NeedsOperator",
+            "app_2": "TransientError",
+        }
     assert not list((tmp_path / "journal").iterdir())
 
 
@@ -215,12 +256,9 @@ def test_a_journal_that_cannot_be_written_is_no_verdict(opened: Open, tmp_path: 
     assert report(encoder.recover([order()])["app_1"]).verdict == "untouched"
 
 
-@pytest.mark.parametrize(
-    "options", [{"readers": 0}, {"stations": {"other": None}}], ids=["no reader", "a station without profile"]
-)
-def test_a_station_that_cannot_work_is_not_built(options: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="reader|profile"):
-        LocalEncoder("S1", **{"stations": {}, "profiles": PROFILES, "demo": True, **options})  # type: ignore[arg-type]
+def test_a_station_without_a_reader_is_not_built(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="reader"):
+        LocalEncoder("S1", readers=[], keys=SoftwareKeys.demo(), journal_dir=tmp_path, profiles=PROFILES)
 
 
 # ------------------------------------------------------------------------------------------------- lost and torn cards

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -47,11 +48,19 @@ def test_a_report_is_what_operators_see(line: Line) -> None:
 def test_the_next_report_takes_the_place_of_the_last_and_a_lost_reader_is_not_forgotten(line: Line) -> None:
     encoders.report(line.context, "enc_1", [BUSY, IDLE])
     line.clock.advance(encoders.OFFLINE_AFTER * 2)
+    before = seen(line)[0].last_card_at
     now = line.clock.now()
-    told = ReaderReport(reader=BUSY.reader, state="idle", cards=11, good=9, spoiled=1, unknown=1, last_card_at=now)
+    told = ReaderReport(reader=BUSY.reader, state="idle", cards=11, good=9, spoiled=1, unknown=1)
     encoders.report(line.context, "enc_1", [told])
     busy, idle = seen(line)
-    assert (busy.state, busy.application_id, busy.cards, busy.last_card_at) == ("idle", None, 11, now)
+    assert (busy.state, busy.application_id, busy.cards) == ("idle", None, 11)
+    assert before is not None
+    assert busy.last_card_at is not None
+    assert before < now <= busy.last_card_at
+    encoders.report(line.context, "enc_1", [told])
+    assert seen(line)[0].last_card_at == busy.last_card_at
+    encoders.report(line.context, "enc_1", [replace(told, cards=0)])  # the station's process began anew
+    assert seen(line)[0].last_card_at == busy.last_card_at
     assert (busy.last_error, busy.cards_per_hour) == (None, 0)
     assert idle.state == "offline"
 

@@ -198,7 +198,7 @@ def test_of_a_stations_blanks_only_those_in_its_readers_are_taken(line: Line, su
         taken = books.take(tx, {one: wanted("BL0007"), two: wanted("OTHER", "NONE"), three: wanted()}, now=now)
     assert taken[one].serial == "BL0007"  # type: ignore[union-attr]
     for dry in (two, three):
-        assert taken[dry] == Wait(now + timedelta(minutes=1), "station.no_blanks")
+        assert taken[dry] == Wait(now + timedelta(seconds=2), "station.no_card")
     assert state_of(line, "OTHER") == "stocked"
 
 

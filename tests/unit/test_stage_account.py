@@ -95,7 +95,7 @@ def prepared(made: Account, about: Case) -> AccountRequest:
     return request
 
 
-DONE = Done(account_ref="ref", card_number="6200000000000000001")
+DONE = Done(account_ref="ref", card_number="6200000000000000018")
 
 
 def test_it_is_a_stage_whose_requests_act() -> None:

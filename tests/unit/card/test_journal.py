@@ -1,15 +1,17 @@
 """The journal alone: torn lines, races and order of attempts."""
 
+import json
+import os
 from pathlib import Path
 
 import pytest
 
-from card_personalization.errors import JournalConflict
+from card_personalization.errors import CounterAlarm, JournalConflict
 from card_personalization.journal import CardState, Journal, Recorder
 
 
 def begin(journal: Journal, serial: str = "B1", order_id: str = "app_1") -> Recorder:
-    return journal.begin(journal.history(serial), order_id=order_id, atr=b"\x3b", plan_digest="d", mutations=2)
+    return journal.begin(journal.history(serial), order_id=order_id, chip="3b/9f7f", plan_digest="d")
 
 
 def test_nothing_is_written_before_a_card_is_changed(tmp_path: Path) -> None:
@@ -45,6 +47,48 @@ def test_a_torn_last_line_is_passed_over(tmp_path: Path, cut: int) -> None:
     (attempt,) = Journal(tmp_path).history("B1").attempts
     Journal(tmp_path).settle(attempt, CardState.SPOILED)
     assert Journal(tmp_path).history("B1").attempts[0].state is CardState.SPOILED
+
+
+def test_a_step_announced_is_on_disk_before_it_is_sent(tmp_path: Path) -> None:
+    recorder = begin(Journal(tmp_path))
+    recorder.sending("one")
+    recorder.coming("two")
+    recorder.answered("one", 0x9000)
+    recorder.sending("two")
+    lines = [json.loads(line) for line in (tmp_path / "B1.1.jsonl").read_text().splitlines()]
+    assert [(line["event"], line.get("step")) for line in lines] == [("opened", None), ("sent", "one"), ("sent", "two")]
+
+
+def test_a_journal_that_cannot_be_written_lets_nothing_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = begin(Journal(tmp_path))
+    recorder.sending("one")
+
+    def full(_: int) -> None:
+        raise OSError(28, "no space left")
+
+    monkeypatch.setattr(os, "fdatasync", full)
+    recorder.coming("two")
+    with pytest.raises(OSError, match="no space"):
+        recorder.sending("two")
+
+
+def test_only_the_last_step_unanswered_is_an_unknown_end(tmp_path: Path) -> None:
+    for serial, last, state in (("B1", False, CardState.SUSPECT), ("B2", True, CardState.UNKNOWN_END)):
+        begin(Journal(tmp_path), serial).sending("one", last=last)
+        assert Journal(tmp_path).history(serial).attempts[0].state is state
+
+
+def test_a_counter_that_does_not_rise_is_an_alarm_in_any_later_attempt(tmp_path: Path) -> None:
+    first = begin(Journal(tmp_path))
+    first.opened_channel(b"\xa0", 7)
+    first.sending("one")
+    first.close()
+    second = begin(Journal(tmp_path))
+    second.opened_channel(b"\xa1", 7)
+    second.opened_channel(b"\xa0", None)
+    with pytest.raises(CounterAlarm):
+        second.opened_channel(b"\xa0", 7)
+    begin(Journal(tmp_path)).opened_channel(b"\xa0", 8)
 
 
 def test_the_last_attempt_decides(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from card_personalization.atr import Atr
 from card_personalization.errors import PlanError
 from card_personalization.keys.software import SoftwareKeys
 from card_personalization.personalize import identifier
-from card_personalization.plan import CardOrder, Plan, Send, build
+from card_personalization.plan import CardOrder, Plan, Send, Step, build
 from card_personalization.profiles import CardProfile, Diversify
 
 WORKED = f"""
@@ -26,14 +26,23 @@ def problems(profile: CardProfile, order: CardOrder) -> set[tuple[str, str]]:
     return {(problem.field, problem.code) for problem in caught.value.problems}
 
 
+def steps(plan: Plan, part: str) -> list[Step]:
+    return [step for found in plan.parts if found.name == part for step in found.steps]
+
+
 def updates(plan: Plan) -> list[str]:
-    return [bytes(step.apdu).hex().upper() for step in plan.steps if isinstance(step, Send) and step.mutating]
+    sends = (step for step in steps(plan, "social") if isinstance(step, Send))
+    return [bytes(step.apdu).hex().upper() for step in sends if step.mutating]
+
+
+def writes(plan: Plan) -> int:
+    return sum(step.mutating for step in steps(plan, "social"))
 
 
 def test_the_worked_card_is_written_byte_for_byte(profile: CardProfile, order: CardOrder) -> None:
     plan = build(profile, order)
     assert updates(plan) == WORKED[1:]
-    assert plan.mutations == len(WORKED)
+    assert writes(plan) == len(WORKED)
 
 
 def test_the_identifier_follows_the_worked_card(profile: CardProfile) -> None:
@@ -111,6 +120,6 @@ def test_a_kind_of_card_without_extension_takes_short_names_only(profile: CardPr
         for file in profile.files
     )
     old = replace(profile, files=files)
-    assert build(old, order).mutations == 13
+    assert writes(build(old, order)) == 13
     long = replace(order, holder=replace(order.holder, name="阿卜杜热合曼·托合提尼亚孜·𬀩"))
     assert problems(old, long) == {("name", "too-long")}

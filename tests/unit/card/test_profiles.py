@@ -13,6 +13,7 @@ SSC2 = Path(__file__).parents[3] / "config" / "cards" / "ssc2.toml"
 
 def test_the_shipped_profile_loads(profile: CardProfile) -> None:
     assert (profile.name, profile.spec_version, profile.max_attempts) == ("ssc2", "2.00", 2)
+    assert [application.name for application in profile.applications] == ["debit", "pse", "ppse"]
     assert [file.name for file in profile.files] == ["EF05", "EF06"]
     assert profile.length(Field.NAME_EXTENSION) == 20
     assert profile.expires(date(2028, 2, 29)) == date(2038, 2, 28)
@@ -41,6 +42,21 @@ def test_the_shipped_profile_loads(profile: CardProfile) -> None:
         ("min_size_px = 22", "min_size_px = 40", "face.fields.name.min_size_px"),
         ("{year}年", "{century}年", "face.date_format"),
         ("[card]", "[card", "syntax"),
+        ('identifier_key = "IRK"', 'identifier_key = "NONE"', "card.identifier_key"),
+        ('write = "UKSSSE"', 'write = "UK1"', "files[0].write"),
+        ('level = "03"', 'level = "33"', "channel.level"),
+        ('options = ["15"]', 'options = ["15", "55"]', "channel.level"),
+        ('options = ["15"]', "options = []", "channel.options"),
+        ('service_code = "220"', 'service_code = "22"', "issuer.service_code"),
+        ('keys = ["IMK-AC", "IMK-MAC", "IMK-ENC"]', 'keys = ["IMK-AC"]', "issuer.keys"),
+        ("[issuer] ", "[issuers]", "applications[0].groups[0].content"),
+        ('id = "0202"', 'id = "0203"', "applications[0].groups[1].id"),
+        ('id = "0202"', 'id = "0201"', "applications[0].groups[1].id"),
+        ('content = "fci"', 'content = "magic"', "applications[0].groups[9].content"),
+        ('tag = "82", value = "1C00"', 'tag = "82"', "applications[0].groups[10].objects[0].tag"),
+        ('tag = "5F28", value = "0156"', 'tag = "5F28", value = "0840"', "applications[0].groups[2].objects[4]"),
+        ('tag = "8C", value = "9F02', 'tag = "8C", value = "DF02', "applications[0].groups[2].objects[5]"),
+        ('source = "track2"', 'source = "track3"', "applications[0].groups[0].objects[0].source"),
     ],
 )
 def test_a_wrong_profile_names_its_file_and_key(tmp_path: Path, old: str, new: str, key: str) -> None:
@@ -52,6 +68,48 @@ def test_a_wrong_profile_names_its_file_and_key(tmp_path: Path, old: str, new: s
         load_profile(path)
     assert caught.value.file == str(path)
     assert caught.value.key.endswith(key)
+    assert caught.value.line is not None
+
+
+def test_the_line_at_fault_is_named(tmp_path: Path) -> None:
+    lines = SSC2.read_text(encoding="utf-8").splitlines()
+    at = next(number for number, line in enumerate(lines, 1) if 'tag = "9F42"' in line)
+    path = tmp_path / "wrong.toml"
+    path.write_text(
+        "\n".join(lines).replace('tag = "9F42", value = "0156"', 'tag = "9F42", value = "015"'), encoding="utf-8"
+    )
+    with pytest.raises(ProfileError) as caught:
+        load_profile(path)
+    assert caught.value.line == at
+    assert str(caught.value).startswith(f"{path}:{at}: applications[0].groups[2].objects[3].value: ")
+
+
+def test_a_profile_that_extends_another_says_what_differs(social: CardProfile, profile: CardProfile) -> None:
+    assert (social.name, social.applications, social.issuer) == ("ssc2-social", (), None)
+    assert (social.files, social.face) == (profile.files, profile.face)
+
+
+@pytest.mark.parametrize("base", ["nothing", "ssc2-social"])
+def test_a_profile_extends_one_that_stands_for_itself(tmp_path: Path, base: str) -> None:
+    for name in ("ssc2", "ssc2-social"):
+        (tmp_path / f"{name}.toml").write_text(
+            (SSC2.parent / f"{name}.toml").read_text(encoding="utf-8"), encoding="utf-8"
+        )
+    path = tmp_path / "third.toml"
+    path.write_text(f'name = "third"\nextends = "{base}"\n', encoding="utf-8")
+    with pytest.raises(ProfileError) as caught:
+        load_profile(path)
+    assert (caught.value.key, caught.value.line) == ("extends", 2)
+
+
+def test_a_fault_in_the_base_names_the_base(tmp_path: Path) -> None:
+    base = SSC2.read_text(encoding="utf-8").replace('category = "3"', "category = 3")
+    (tmp_path / "ssc2.toml").write_text(base, encoding="utf-8")
+    path = tmp_path / "ssc2-social.toml"
+    path.write_text((SSC2.parent / path.name).read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(ProfileError) as caught:
+        load_profile(path)
+    assert caught.value.file == str(tmp_path / "ssc2.toml")
 
 
 def test_a_missing_file_is_a_profile_error(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import pytest
 from card_bench import Bench
 
 from card_personalization.errors import CardLost, PlanError
-from card_personalization.keys.software import SoftwareKeys
 from card_personalization.plan import CardOrder
 from card_personalization.simulator import CardStore, Fault
-from card_personalization.station import Station, Verdict
+from card_personalization.station import Verdict
+from card_personalization.transport.base import CardConnection
 
 Make = Callable[..., Bench]
 MUTATIONS = range(1, 15)
@@ -23,7 +23,7 @@ def updates_seen(bench: Bench) -> int:
 
 
 def test_a_good_blank_is_written_and_read_back(bench: Make, order: CardOrder) -> None:
-    report = bench().station.personalise(order, "B1")
+    report = bench().personalise(order, "B1")
     assert (report.verdict, report.problem) == (Verdict.VERIFIED, None)
     assert report.card_id is not None
     assert report.card_id.startswith("210100D156000005")
@@ -48,27 +48,27 @@ def test_a_good_blank_is_written_and_read_back(bench: Make, order: CardOrder) ->
 
 def test_a_long_name_comes_back_in_one_piece(bench: Make, order: CardOrder) -> None:
     long = replace(order, holder=replace(order.holder, name="阿卜杜热合曼·托合提尼亚孜·𬀩"))
-    assert bench().station.personalise(long, "B1").fields["name"] == "阿卜杜热合曼·托合提尼亚孜·𬀩"
+    assert bench().personalise(long, "B1").fields["name"] == "阿卜杜热合曼·托合提尼亚孜·𬀩"
 
 
 def test_a_report_shows_no_personal_data(bench: Make, order: CardOrder) -> None:
-    shown = repr(bench().station.personalise(order, "B1"))
+    shown = repr(bench().personalise(order, "B1"))
     assert not any(secret in shown for secret in ("1949", "古丽", "A0000002X", "110105"))
 
 
 def test_the_same_order_again_is_read_and_not_written(bench: Make, order: CardOrder) -> None:
     first = bench()
-    first.station.personalise(order, "B1")
+    first.personalise(order, "B1")
     again = first.reopened()
-    assert again.station.personalise(order, "B1").verdict is Verdict.VERIFIED
-    assert again.station.recover(order, "B1").verdict is Verdict.VERIFIED
+    assert again.personalise(order, "B1").verdict is Verdict.VERIFIED
+    assert again.recover(order, "B1").verdict is Verdict.VERIFIED
     assert len(list(first.directory.glob("journal/*"))) == 1
 
 
 def test_an_order_that_breaks_a_rule_touches_no_card(bench: Make, order: CardOrder) -> None:
     made = bench()
     with pytest.raises(PlanError):
-        made.station.personalise(replace(order, card_number="A00000021"), "B1")
+        made.personalise(replace(order, card_number="A00000021"), "B1")
     assert not list(made.directory.glob("*/*"))
 
 
@@ -78,24 +78,24 @@ def test_a_card_torn_at_any_write_is_finished_for_its_order(
     bench: Make, order: CardOrder, other_order: CardOrder, kind: str, nth: int
 ) -> None:
     torn = bench(Fault("UPDATE RECORD", nth, kind))
-    assert torn.station.personalise(order, "B1").verdict is Verdict.UNKNOWN
+    assert torn.personalise(order, "B1").verdict is Verdict.UNKNOWN
 
     after = torn.reopened()
     state = "unknown-end" if nth == MUTATIONS[-1] else "suspect"
     assert [(a.order_id, a.serial, a.state) for a in after.station.open_attempts()] == [("app_1", "B1", state)]
-    assert after.station.personalise(other_order, "B1").verdict is Verdict.UNKNOWN
-    report = after.station.recover(order, "B1")
+    assert after.personalise(other_order, "B1").verdict is Verdict.UNKNOWN
+    report = after.recover(order, "B1")
     assert report.verdict is Verdict.VERIFIED
     assert report.fields["name"] == order.holder.name
     assert after.station.open_attempts() == ()
-    assert after.station.personalise(other_order, "B1").verdict is Verdict.UNKNOWN
-    assert after.station.recover(order, "B1").verdict is Verdict.VERIFIED
+    assert after.personalise(other_order, "B1").verdict is Verdict.UNKNOWN
+    assert after.recover(order, "B1").verdict is Verdict.VERIFIED
 
 
 def test_a_lost_last_answer_is_settled_by_reading_alone(bench: Make, order: CardOrder) -> None:
     torn = bench(Fault("UPDATE RECORD", MUTATIONS[-1], "tear_after"))
-    torn.station.personalise(order, "B1")
-    torn.station.recover(order, "B1")
+    torn.personalise(order, "B1")
+    torn.recover(order, "B1")
     assert updates_seen(torn) == MUTATIONS[-1]
 
 
@@ -105,10 +105,10 @@ def test_a_fault_before_the_first_write_leaves_the_blank_for_anybody(
     bench: Make, order: CardOrder, other_order: CardOrder, at: str, kind: str
 ) -> None:
     struck = bench(Fault(at, 1, kind, sw=0x6F00, times=1))
-    assert struck.station.personalise(order, "B1").verdict is Verdict.UNTOUCHED
+    assert struck.personalise(order, "B1").verdict is Verdict.UNTOUCHED
     after = struck.reopened()
-    assert after.station.recover(order, "B1").verdict is Verdict.UNTOUCHED
-    assert after.station.personalise(other_order, "B1").verdict is Verdict.VERIFIED
+    assert after.recover(order, "B1").verdict is Verdict.UNTOUCHED
+    assert after.personalise(other_order, "B1").verdict is Verdict.VERIFIED
 
 
 @pytest.mark.parametrize("nth", MUTATIONS)
@@ -116,52 +116,52 @@ def test_memory_that_fails_for_ever_spoils_the_blank(
     bench: Make, order: CardOrder, other_order: CardOrder, nth: int
 ) -> None:
     broken = bench(Fault("UPDATE RECORD", nth, "sw", sw=0x6581))
-    report = broken.station.personalise(order, "B1")
+    report = broken.personalise(order, "B1")
     assert report.verdict is Verdict.SPOILED
     assert report.problem is not None
     assert "6581" in report.problem
     after = broken.reopened()
     assert after.station.open_attempts() == ()
-    assert after.station.recover(order, "B1").verdict is Verdict.SPOILED
-    assert after.station.personalise(other_order, "B1").verdict is Verdict.SPOILED
+    assert after.recover(order, "B1").verdict is Verdict.SPOILED
+    assert after.personalise(other_order, "B1").verdict is Verdict.SPOILED
 
 
 def test_one_failing_write_is_begun_again_on_the_same_card(bench: Make, order: CardOrder) -> None:
     hiccup = bench(Fault("UPDATE RECORD", 3, "sw", times=1))
-    assert hiccup.station.personalise(order, "B1").verdict is Verdict.VERIFIED
+    assert hiccup.personalise(order, "B1").verdict is Verdict.VERIFIED
     assert updates_seen(hiccup) == 3 + MUTATIONS[-1]
 
 
 def test_a_card_lost_while_read_back_is_verified_later_without_writing(bench: Make, order: CardOrder) -> None:
     lost = bench(Fault("READ RECORD", 16, "tear_before"))
-    assert lost.station.personalise(order, "B1").verdict is Verdict.UNKNOWN
+    assert lost.personalise(order, "B1").verdict is Verdict.UNKNOWN
     assert [attempt.state for attempt in lost.station.open_attempts()] == ["personalised"]
-    assert lost.station.recover(order, "B1").verdict is Verdict.VERIFIED
+    assert lost.recover(order, "B1").verdict is Verdict.VERIFIED
     assert updates_seen(lost) == MUTATIONS[-1]
 
 
 def test_a_card_torn_too_often_is_spoiled(bench: Make, order: CardOrder) -> None:
     torn = bench(Fault("UPDATE RECORD", 3, "tear_before"), Fault("UPDATE RECORD", 5, "tear_before"))
-    assert torn.station.personalise(order, "B1").verdict is Verdict.UNKNOWN
-    assert torn.station.recover(order, "B1").verdict is Verdict.UNKNOWN
-    assert torn.station.recover(order, "B1").verdict is Verdict.SPOILED
+    assert torn.personalise(order, "B1").verdict is Verdict.UNKNOWN
+    assert torn.recover(order, "B1").verdict is Verdict.UNKNOWN
+    assert torn.recover(order, "B1").verdict is Verdict.SPOILED
 
 
 def test_personalising_again_finishes_what_was_begun(bench: Make, order: CardOrder) -> None:
     torn = bench(Fault("UPDATE RECORD", 5, "tear_after"))
-    torn.station.personalise(order, "B1")
-    assert torn.station.personalise(order, "B1").verdict is Verdict.VERIFIED
+    torn.personalise(order, "B1")
+    assert torn.personalise(order, "B1").verdict is Verdict.VERIFIED
 
 
 def test_a_card_that_carries_somebody_else_is_never_written(
     bench: Make, order: CardOrder, other_order: CardOrder
 ) -> None:
     made = bench()
-    made.station.personalise(order, "B1")
+    made.personalise(order, "B1")
     for entry in made.directory.glob("journal/*"):
         entry.unlink()
     before = made.store.inspect("B1")
-    report = made.station.personalise(other_order, "B1")
+    report = made.personalise(other_order, "B1")
     assert report.verdict is Verdict.UNKNOWN
     assert report.problem == "the card carries somebody else's data"
     assert made.store.inspect("B1") == before
@@ -169,77 +169,61 @@ def test_a_card_that_carries_somebody_else_is_never_written(
 
 def test_another_card_in_the_reader_is_noticed(bench: Make, order: CardOrder) -> None:
     torn = bench(Fault("UPDATE RECORD", 5, "tear_after"))
-    torn.station.personalise(order, "B1")
-    swapped = Station(
-        keys=SoftwareKeys.demo(),
-        profile=torn.profile,
-        journal_dir=torn.directory / "journal",
-        connect=lambda serial: torn.store.insert("B2"),
-    )
-    report = swapped.recover(order, "B1")
+    torn.personalise(order, "B1")
+    report = torn.recover(order, "B1", lambda: torn.store.insert("B2"))
     assert report.verdict is Verdict.UNKNOWN
     assert "another card" in str(report.problem)
-    assert torn.station.recover(order, "B1").verdict is Verdict.VERIFIED
+    assert torn.recover(order, "B1").verdict is Verdict.VERIFIED
 
 
 def test_a_card_swapped_before_the_read_back_is_noticed(bench: Make, order: CardOrder) -> None:
     made = bench()
     serials = iter(["B1", "B2"])
-    station = Station(
-        keys=SoftwareKeys.demo(),
-        profile=made.profile,
-        journal_dir=made.directory / "journal",
-        connect=lambda serial: made.store.insert(next(serials)),
-    )
-    assert station.personalise(order, "B1").verdict is Verdict.UNKNOWN
+    report = made.personalise(order, "B1", lambda: made.store.insert(next(serials)))
+    assert report.verdict is Verdict.UNKNOWN
 
 
 def test_a_wrong_key_costs_one_try_a_call_and_blocks_in_the_end(bench: Make, order: CardOrder) -> None:
     made = bench()
     foreign = CardStore(made.directory / "foreign", masters={0: bytes(range(0x40, 0x50)), 4: bytes(range(16))})
-    station = Station(
-        keys=SoftwareKeys.demo(),
-        profile=made.profile,
-        journal_dir=made.directory / "journal",
-        connect=foreign.insert,
-    )
-    verdicts = [station.personalise(order, "B9").verdict for _ in range(4)]
-    assert verdicts == [Verdict.UNTOUCHED, Verdict.UNTOUCHED, Verdict.SPOILED, Verdict.SPOILED]
+    reports = [made.personalise(order, "B9", lambda: foreign.insert("B9")) for _ in range(4)]
+    assert [report.keys_refused for report in reports] == [True] * 4
+    assert [report.verdict for report in reports] == [
+        Verdict.UNTOUCHED,
+        Verdict.UNTOUCHED,
+        Verdict.SPOILED,
+        Verdict.SPOILED,
+    ]
     assert "refused" in (made.directory / "journal" / "B9.1.jsonl").read_text()
 
 
 def test_no_card_in_the_reader_is_no_harm(bench: Make, order: CardOrder) -> None:
-    def empty(serial: str) -> object:
+    def empty() -> CardConnection:
         raise CardLost("no card")
 
     made = bench()
-    station = Station(
-        keys=SoftwareKeys.demo(),
-        profile=made.profile,
-        journal_dir=made.directory / "journal",
-        connect=empty,  # type: ignore[arg-type]
-    )
-    assert station.personalise(order, "B1").verdict is Verdict.UNTOUCHED
-    assert station.recover(order, "B1").verdict is Verdict.UNKNOWN
+    assert made.personalise(order, "B1", empty).verdict is Verdict.UNTOUCHED
+    assert made.recover(order, "B1", empty).verdict is Verdict.UNKNOWN
 
 
 def test_the_journal_holds_no_data_and_is_ahead_of_the_card(bench: Make, order: CardOrder) -> None:
     torn = bench(Fault("UPDATE RECORD", 2, "tear_before"))
-    torn.station.personalise(order, "B1")
+    torn.personalise(order, "B1")
     text = (torn.directory / "journal" / "B1.1.jsonl").read_text()
     entries = [json.loads(line) for line in text.splitlines()]
     assert [(e["event"], e.get("step")) for e in entries] == [
         ("opened", None),
         ("sent", "update EF05/1"),
-        ("answered", "update EF05/1"),
         ("sent", "update EF05/2"),
+        ("answered", "update EF05/1"),
+        ("sent", "update EF05/3"),
     ]
     assert not any(secret in text for secret in ("11010519491231002X", "A0000002X", "210100D156", "313130"))
 
 
 def test_a_changed_expiry_shows_in_the_read_back_by_name(bench: Make, order: CardOrder) -> None:
     made = bench()
-    made.station.personalise(order, "B1")
-    report = made.station.personalise(replace(order, expires=date(2037, 1, 5)), "B1")
+    made.personalise(order, "B1")
+    report = made.personalise(replace(order, expires=date(2037, 1, 5)), "B1")
     assert report.verdict is Verdict.UNKNOWN
     assert report.problem == "the card was verified before and now holds something else"

@@ -1,0 +1,45 @@
+"""A card profile: everything about a kind of card that is data, loaded from TOML and checked before use."""
+
+from card_personalization.profiles.load import load_profile
+from card_personalization.profiles.model import (
+    Authentication,
+    Box,
+    CardFile,
+    CardKey,
+    CardProfile,
+    Content,
+    DataGroup,
+    DataObject,
+    Diversify,
+    EmvApplication,
+    Encoding,
+    FaceField,
+    FaceTemplate,
+    Field,
+    Issuer,
+    Record,
+    Route,
+    Source,
+)
+
+__all__ = [
+    "Authentication",
+    "Box",
+    "CardFile",
+    "CardKey",
+    "CardProfile",
+    "Content",
+    "DataGroup",
+    "DataObject",
+    "Diversify",
+    "EmvApplication",
+    "Encoding",
+    "FaceField",
+    "FaceTemplate",
+    "Field",
+    "Issuer",
+    "Record",
+    "Route",
+    "Source",
+    "load_profile",
+]

@@ -1,0 +1,40 @@
+"""What a produced card must carry: the order it was made from, put together again from the database."""
+
+from __future__ import annotations
+
+from pipeline.errors import Defect, NotFound
+from pipeline.ports import EncodeOrder
+from pipeline.services.context import Context
+from pipeline.store import accounts, applications, views
+
+
+def order_of_chip(context: Context, chip_id: str) -> EncodeOrder:
+    """The order behind the chip of a produced card; it carries no picture.
+
+    Raises:
+        NotFound: no card of this installation has this chip.
+        Defect: the bank of the application is gone from its region's policy.
+    """
+    with context.store.transaction() as tx:
+        card = views.card_of_chip(tx, chip_id)
+        if card is None:
+            raise NotFound("本系统没有制作过这张卡", "no card made here has this chip")
+        application = applications.load(tx, [card.application_id])[card.application_id].application
+        account = accounts.open_accounts(tx, [application.id]).get(application.id)
+    policy = context.policies.of(application.region, application.policy_version)
+    profile = policy.card_profile if card.account_id is not None else policy.card_profile_without_account
+    bank = policy.banks.get(application.bank_code)
+    if bank is None:
+        raise Defect(f"region {application.region} has no bank {application.bank_code}")
+    return EncodeOrder(
+        application_id=application.id,
+        blank_serial=card.blank_serial,
+        profile=profile.value,
+        holder=application.person,
+        card_number=card.card_number,
+        city=policy.city,
+        issued=card.issued_on,
+        expires=card.expires_on,
+        bank_name=bank.zh,
+        bank_card_number=None if account is None else account.bank_card_number,
+    )
