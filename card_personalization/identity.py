@@ -5,15 +5,18 @@ An ATR alone is a hint; the CPLC (GlobalPlatform, tag 9F7F) carries the chip mak
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from card_personalization.apdu import SW_DATA_NOT_FOUND, SW_FILE_NOT_FOUND, SW_INS, SW_OK, Channel
-from card_personalization.errors import ApduError
+from card_personalization.errors import ApduError, UnknownCard
 from card_personalization.globalplatform.commands import get_data, select
 from card_personalization.transport.base import CardConnection
 
 ISSUER_SECURITY_DOMAIN = bytes.fromhex("A000000151000000")
 _CPLC = 0x9F7F
+_CPLC_HEAD = bytes.fromhex("9F7F2A")
+_CPLC_ANSWER = 45
+"""Tag, length and 42 bytes."""
 _SERIAL = 4
 _NONE_THERE = frozenset({SW_FILE_NOT_FOUND, SW_DATA_NOT_FOUND, SW_INS})
 
@@ -44,14 +47,17 @@ def identify(connection: CardConnection, *, security_domain: bytes = ISSUER_SECU
 
     Raises:
         ApduError: it refuses for another reason than that it has no such thing.
+        UnknownCard: its answer is no CPLC; a garbled one must not be taken for another chip's later.
         CardLost: no answer.
     """
     channel = Channel(connection)
     cplc = b""
-    for apdu in (select(security_domain), get_data(_CPLC)):
+    for apdu in (select(security_domain), replace(get_data(_CPLC), le=_CPLC_ANSWER)):
         cplc, sw = channel.exchange(apdu)
         if sw in _NONE_THERE:
             return Identity(connection.atr)
         if sw != SW_OK:
             raise ApduError(cplc, sw)
+    if len(cplc) != _CPLC_ANSWER or not cplc.startswith(_CPLC_HEAD):
+        raise UnknownCard("the card's production data cannot be read（卡片生产数据无法识别）")
     return Identity(connection.atr, cplc)

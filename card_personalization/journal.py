@@ -9,10 +9,11 @@ Must not know plans or connections.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
@@ -20,7 +21,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from card_personalization.errors import CounterAlarm, JournalConflict
+from card_personalization.errors import CardSwapped, CounterAlarm, JournalConflict
+
+Key = tuple[str, str]
+"""What a sequence counter belongs to: key diversification data and application id, in hex."""
 
 _FORMAT = 1
 _SUFFIX = ".jsonl"
@@ -58,8 +62,10 @@ class Attempt:
     serial: str
     chip: str
     state: CardState
-    counters: Mapping[str, int]
-    """By application id in hex: the sequence counter of its last secure channel."""
+    channels: tuple[tuple[Key, int], ...]
+    """The secure channels that had a sequence counter, in order."""
+    kdd: str | None
+    """The key diversification data, in hex, of the chip that answered in its secure channels; None when it opened none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,13 +81,18 @@ class History:
         return tuple(attempt for attempt in self.attempts if attempt.state is not CardState.UNTOUCHED)
 
     @property
-    def counters(self) -> dict[str, int]:
-        """By application id in hex: the highest sequence counter that a secure channel to it had."""
-        highest: dict[str, int] = {}
+    def counters(self) -> dict[Key, int]:
+        """The highest sequence counter that a secure channel had."""
+        highest: dict[Key, int] = {}
         for attempt in self.attempts:
-            for aid, counter in attempt.counters.items():
-                highest[aid] = max(counter, highest.get(aid, counter))
+            for key, counter in attempt.channels:
+                highest[key] = max(counter, highest.get(key, counter))
         return highest
+
+    @property
+    def kdd(self) -> str | None:
+        """The key diversification data of the chip that was written to; None when no secure channel has told it."""
+        return next((attempt.kdd for attempt in self.touched if attempt.kdd is not None), None)
 
     @property
     def owner(self) -> Attempt | None:
@@ -133,7 +144,13 @@ class Journal:
             "chip": chip,
             "plan": plan_digest,
         }
-        return Recorder(self._path(history.serial, number), opened, counters=history.counters, clock=self._clock)
+        return Recorder(
+            self._path(history.serial, number),
+            opened,
+            counters=history.counters,
+            kdd=history.kdd,
+            clock=self._clock,
+        )
 
     def settle(self, attempt: Attempt, state: CardState) -> None:
         """Give an attempt found open its verdict; its own line, even behind one torn by a power cut."""
@@ -149,9 +166,16 @@ class Recorder:
     """Writes one attempt. Not for several threads."""
 
     def __init__(
-        self, path: Path, opened: dict[str, Any], *, counters: dict[str, int], clock: Callable[[], float]
+        self,
+        path: Path,
+        opened: dict[str, Any],
+        *,
+        counters: dict[Key, int],
+        kdd: str | None,
+        clock: Callable[[], float],
     ) -> None:
         self._counters = counters
+        self._kdd = kdd
         self._path = path
         self._clock = clock
         self._pending = _line(opened, clock())
@@ -191,21 +215,28 @@ class Recorder:
         """The card's answer; durable with the next entry, which comes before anything else happens to the card."""
         self._note({"event": "answered", "step": step, "sw": f"{sw:04X}"})
 
-    def opened_channel(self, aid: bytes, counter: int | None, warnings: tuple[str, ...] = ()) -> None:
-        """A secure channel was opened; its counter, where the protocol has one, must have risen since the last (GlobalPlatform E.4).
+    def opened_channel(self, aid: bytes, counter: int | None, *, kdd: bytes, warnings: tuple[str, ...] = ()) -> None:
+        """A secure channel was opened, to a chip that tells its key diversification data.
+
+        These are one for a chip and a master key (EMV CPS, KEYDATA), so all channels to a blank have the same; the counter, where
+        the protocol has one, must have risen since the last channel (GlobalPlatform E.4).
 
         Raises:
-            CounterAlarm: it has not: another chip answers in this one's name, or its memory failed.
+            CardSwapped: another chip answered than the one this blank was begun on.
+            CounterAlarm: the counter has not risen: another chip answers in this one's name, or its memory failed.
         """
-        name = aid.hex()
-        self._note({"event": "channel", "aid": name, "counter": counter, "warnings": warnings})
+        key = kdd.hex(), aid.hex()
+        if self._kdd not in (None, kdd.hex()):
+            raise CardSwapped("another chip answered in the secure channel（安全通道中应答的是另一张卡）")
+        self._kdd = kdd.hex()
+        self._note({"event": "channel", "aid": aid.hex(), "kdd": kdd.hex(), "counter": counter, "warnings": warnings})
         if counter is None:
             return
-        if counter <= self._counters.get(name, -1):
+        if counter <= self._counters.get(key, -1):
             raise CounterAlarm(
                 "the sequence counter of the chip has not risen: it may be another chip（芯片计数器未递增，可能不是同一芯片）"
             )
-        self._counters[name] = counter
+        self._counters[key] = counter
 
     def refused(self, step: str, sw: int) -> None:
         """Durable: the card refused our key, which cost it a try.
@@ -266,9 +297,9 @@ class Recorder:
         Raises:
             OSError: it is not.
         """
-        if self._writing is not None:
-            self._writing.result()
-            self._writing = None
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
 
     def _create(self) -> int:
         try:
@@ -278,7 +309,9 @@ class Recorder:
 
 
 def _append(file: int, data: bytes) -> None:
-    os.write(file, data)
+    """All of it; a full disk takes a part and says so only by its length."""
+    if os.write(file, data) != len(data):
+        raise OSError(errno.ENOSPC, "the journal could not grow")
     os.fdatasync(file)
 
 
@@ -290,13 +323,15 @@ def _read(path: Path) -> Attempt:
     """An attempt from its lines; a torn last line was never acted upon and is passed over."""
     entries = [entry for line in path.read_bytes().split(b"\n")[:-1] if (entry := _parse(line))]
     opened: dict[str, Any] = entries[0] if entries else {}
+    channels = [entry for entry in entries if entry["event"] == "channel"]
     return Attempt(
         path=path,
         order_id=opened.get("order", ""),
         serial=opened.get("serial", ""),
         chip=opened.get("chip", ""),
         state=_state(entries),
-        counters={e["aid"]: e["counter"] for e in entries if e["event"] == "channel" and e["counter"] is not None},
+        channels=tuple(((e["kdd"], e["aid"]), e["counter"]) for e in channels if e["counter"] is not None),
+        kdd=channels[0]["kdd"] if channels else None,
     )
 
 

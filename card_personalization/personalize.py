@@ -13,7 +13,7 @@ from card_personalization.apdu import SW_BLOCKED, SW_OK, Apdu, Channel, Ins, tri
 from card_personalization.atr import Atr
 from card_personalization.emv import CardKeysRecipe, CheckValuesRecipe, Filled
 from card_personalization.encoding import identifier_body
-from card_personalization.errors import ApduError, AuthenticationFailed
+from card_personalization.errors import ApduError, AuthenticationFailed, UnknownCard
 from card_personalization.globalplatform.commands import Dgi, Encryption, Structure, store_dgis
 from card_personalization.globalplatform.session import SecuredChannel, open_channel
 from card_personalization.journal import Recorder
@@ -45,6 +45,7 @@ def personalize(parts: Sequence[Part], *, channel: Channel, atr: Atr, keys: KeyS
         ChannelRefused: its side of a secure channel is not what the profile demands.
         ChannelBroken: an answer in the channel was not the card's own.
         CounterAlarm: its sequence counter has not risen since the last channel.
+        UnknownCard: its challenge is none; CardSwapped: another chip answers in the secure channel.
         CardLost: no answer.
         KeyRefused: the store lacks a key.
         JournalConflict: another attempt on this blank has begun.
@@ -135,10 +136,14 @@ class _Work:
         except AuthenticationFailed as error:
             self.recorder.refused(step.id, error.sw)
             raise
-        self.recorder.opened_channel(step.aid, self.secured.counter, tuple(self.secured.warnings))
+        self.recorder.opened_channel(
+            step.aid, self.secured.counter, kdd=self.secured.kdd, warnings=tuple(self.secured.warnings)
+        )
 
     def _authenticate(self, step: Authenticate) -> None:
         challenge = self.channel.send(Apdu(0x00, Ins.GET_CHALLENGE, 0, 0, le=_CHALLENGE))
+        if len(challenge) != _CHALLENGE:
+            raise UnknownCard(f"the card's challenge is not of {_CHALLENGE} bytes（卡片随机数长度不符）")
         proof = self.keys.external_authentication(
             step.key.ref,
             factors=factors(step.key, self.atr),

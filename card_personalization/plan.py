@@ -40,7 +40,7 @@ _NUMBER_FORMS = re.compile(r"(?:HKG|MAC|TWN)[0-9]{9}|[A-Z]{3}0[0-9A-Z]{1,14}", r
 _EIGHTEEN = re.compile(r"[0-9]{17}[0-9X]", re.ASCII)
 _PERMANENT_RESIDENT = "9"
 BY_NAME = 0x04
-_RECORD_BY_NUMBER = 0x04
+BY_NUMBER = 0x04
 _REPORTED_AS = {Field.INITIALISER: "city"}
 AFL = 0x94
 
@@ -269,7 +269,7 @@ def read_record(record: Record) -> Apdu:
 
 def update_record(record: Record, value: bytes) -> Apdu:
     """UPDATE RECORD by number with the whole TLV."""
-    return Apdu(0x00, Ins.UPDATE_RECORD, record.number, _RECORD_BY_NUMBER, tlv.encode(record.tag, value))
+    return Apdu(0x00, Ins.UPDATE_RECORD, record.number, BY_NUMBER, tlv.encode(record.tag, value))
 
 
 def _social(profile: CardProfile, order: CardOrder, expected: tuple[Expectation, ...]) -> Iterator[Step]:

@@ -57,6 +57,8 @@ class Timings:
     """Where the time of the last card went besides the work, in milliseconds; None for what did not happen."""
 
     seen_to_first_apdu_ms: float | None
+    worked_ms: float | None
+    """From the first command to the last answer."""
     last_answer_to_eject_ms: float | None
     change_ms: float | None
     """From the eject of the card before until this one was seen: the operator's or feeder's time."""

@@ -351,6 +351,7 @@ class ReaderThread(threading.Thread):
         now = self._stopwatch()
         self._timings = Timings(
             seen_to_first_apdu_ms=_ms(seen, card.first_apdu_at),
+            worked_ms=_ms(card.first_apdu_at, card.last_answer_at),
             last_answer_to_eject_ms=_ms(card.last_answer_at, now),
             change_ms=_ms(self._ejected_at, seen),
         )

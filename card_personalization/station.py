@@ -212,7 +212,7 @@ class _Job:
             raise UnknownCard("another card is in the reader")
         channel = Channel(self._connection)
         self._channels.append(channel)
-        found = read_back(channel, profile=profile)
+        found = read_back(channel, profile=profile, images=self.plan.images)
         self.seen = _Seen(channel, chip, atr, found, compare(found, plan=self.plan, atr=atr, keys=self.keys))
         return self.seen
 
@@ -304,7 +304,7 @@ class _Job:
         self.keys_refused = True
         problem = f"the card refused our key: {error}"
         if error.blocked:
-            self._spoil()
+            recorder.ended(CardState.SPOILED)
             return Verdict.SPOILED, problem
         return (Verdict.UNKNOWN if self._touched(recorder) else Verdict.UNTOUCHED), problem
 

@@ -7,11 +7,11 @@ The outcome is a value that names fields, never their contents. Must not write t
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from card_personalization import tlv
-from card_personalization.apdu import SW_FILE_NOT_FOUND, SW_OK, SW_RECORD_NOT_FOUND, Apdu, Channel, Ins
+from card_personalization.apdu import LE_ALL, SW_FILE_NOT_FOUND, SW_OK, SW_RECORD_NOT_FOUND, Apdu, Channel, Ins
 from card_personalization.atr import Atr
 from card_personalization.emv import FCI_TEMPLATE, RECORD_TEMPLATE
 from card_personalization.errors import ApduError, EncodingError, UnknownCard
@@ -19,6 +19,7 @@ from card_personalization.globalplatform.commands import get_data
 from card_personalization.keys.base import KeyStore
 from card_personalization.personalize import identifier
 from card_personalization.plan import (
+    BY_NUMBER,
     SOCIAL,
     Image,
     Plan,
@@ -28,7 +29,7 @@ from card_personalization.plan import (
     select_application,
     select_file,
 )
-from card_personalization.profiles import CardProfile, Content, EmvApplication, Field, Record
+from card_personalization.profiles import CardProfile, Content, DataObject, EmvApplication, Field, Record
 
 _ABSENT = frozenset({SW_FILE_NOT_FOUND, SW_RECORD_NOT_FOUND})
 _CARD_ID_BYTES = 12
@@ -147,8 +148,8 @@ class Verification:
         return not any(name.startswith(f"{part}.") for name in self.differing)
 
 
-def read_back(channel: Channel, *, profile: CardProfile) -> ReadBack:
-    """Select each application anew and read all of it.
+def read_back(channel: Channel, *, profile: CardProfile, images: tuple[Image, ...] = ()) -> ReadBack:
+    """Select each application anew and read all of it. What `images` expect is asked for in its length, which saves T=0 a 6Cxx.
 
     Raises:
         ApduError: the card refuses a command for another reason than a missing record or file.
@@ -161,7 +162,8 @@ def read_back(channel: Channel, *, profile: CardProfile) -> ReadBack:
         channel.send(select_file(file.id))
         records += [(record, _read(channel, record)) for record in file.records]
     try:
-        found = tuple(_read_application(channel, application) for application in profile.applications)
+        expected = {image.application.name: image.records for image in images}
+        found = tuple(_read_application(channel, a, expected.get(a.name, {})) for a in profile.applications)
     except EncodingError as error:
         raise UnknownCard(f"an answer of the financial application cannot be read: {error}") from error
     return ReadBack(tuple(records), found)
@@ -246,7 +248,9 @@ def _decoded(record: Record, value: bytes) -> str | None:
 # --------------------------------------------------------------------------------------------------------- EMV applications
 
 
-def _read_application(channel: Channel, application: EmvApplication) -> ApplicationFound:
+def _read_application(
+    channel: Channel, application: EmvApplication, expected: Mapping[tuple[int, int], bytes]
+) -> ApplicationFound:
     """SELECT, GET PROCESSING OPTIONS, the records of the AFL, GET DATA; only as far as the profile has such things."""
     name = application.name
     fci, sw = channel.exchange(select_application(application.aid))
@@ -263,12 +267,13 @@ def _read_application(channel: Channel, application: EmvApplication) -> Applicat
         wanted = _located(options.get(_AFL, b""))
     records: dict[tuple[int, int], bytes] = {}
     for sfi, number in wanted:
-        body, sw = channel.exchange(Apdu(0x00, Ins.READ_RECORD, number, sfi << 3 | 0x04, le=256))
+        size = len(expected.get((sfi, number), b"")) or LE_ALL
+        body, sw = channel.exchange(Apdu(0x00, Ins.READ_RECORD, number, sfi << 3 | BY_NUMBER, le=size))
         if sw == SW_OK:
             records[sfi, number] = body
     if not template or len(records) < len(wanted):
         return ApplicationFound(name, present=True)
-    data = {item.tag: _get_data(channel, item.tag) for item in application.data}
+    data = {item.tag: _get_data(channel, item) for item in application.data}
     return ApplicationFound(name, True, True, template, options, records, data)
 
 
@@ -284,9 +289,10 @@ def _located(afl: bytes) -> list[tuple[int, int]]:
     return [(entry[0] >> 3, number) for entry in entries for number in range(entry[1], entry[2] + 1)]
 
 
-def _get_data(channel: Channel, tag: int) -> bytes | None:
-    body, sw = channel.exchange(get_data(tag))
-    return tlv.children(body).get(tag) if sw == SW_OK else None
+def _get_data(channel: Channel, item: DataObject) -> bytes | None:
+    size = len(tlv.ber(item.tag, item.value))
+    body, sw = channel.exchange(replace(get_data(item.tag), le=size))
+    return tlv.children(body).get(item.tag) if sw == SW_OK else None
 
 
 def _differences(found: ApplicationFound | None, image: Image) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import sys
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cached_property
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from pipeline.gateways.encoder import LocalEncoder
 
 HERE = Path(__file__).parent
+SWITCH_S = 0.0005
+"""How long a thread whose card has answered waits for the interpreter at most: at the usual 5 ms cards wait for each other."""
 
 
 class Installation:
@@ -196,6 +199,7 @@ class Installation:
         """
         from pipeline.gateways.encoder import open_pcsc, open_simulated
 
+        sys.setswitchinterval(SWITCH_S)
         encoders = self.settings.encoders
         directory = self.settings.data_dir / "encoders" / encoders.station
         if not encoders.virtual:

@@ -261,11 +261,14 @@ class FileSystem:
         return pin
 
     def _verify(self, command: Command) -> Answer:
+        """Without data it tells the tries left and costs none (ISO/IEC 7816-4, VERIFY)."""
         if command.p1p2:
             raise Refused(WRONG_PARAMETERS)
+        pin = self._pin()
+        if not command.data:
+            return b"", OK if PIN in self._status.rights else 0x63C0 | pin.left
         if len(command.data) not in _PIN_SIZES:
             raise Refused(WRONG_LENGTH)
-        pin = self._pin()
         right = pin.present(command.data, pin.value)
         self._allow(PIN, right)
         return b"", OK if right else 0x63C0 | pin.left

@@ -31,13 +31,23 @@ CardSource = Callable[[], VirtualConnection]
 class VpcdCard:
     """One card for one reader. `card_source` puts a card in; it is asked again after `eject` and `insert`.
 
-    `run` blocks until `stop`; all other methods may be called from any thread.
+    `run` blocks until `stop`; all other methods may be called from any thread. `on_line` hears True when the reader has begun to
+    talk to the card, and False when it cannot be reached or let the card go.
     """
 
-    def __init__(self, host: str, port: int, card_source: CardSource, *, swap_s: float = SWAP_S) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        card_source: CardSource,
+        *,
+        swap_s: float = SWAP_S,
+        on_line: Callable[[bool], None] = lambda connected: None,
+    ) -> None:
         self._address = (host, port)
         self._card_source = card_source
         self._swap_s = swap_s
+        self._on_line = on_line
         self._stopped = threading.Event()
         self._wanted = threading.Event()
         self._wanted.set()
@@ -57,6 +67,7 @@ class VpcdCard:
             if line is not None:
                 failures = 0
                 card = self._served(line, card)
+            self._on_line(False)
             if card is not None:
                 self._stopped.wait(BACK_OFF_S[min(failures, len(BACK_OFF_S) - 1)])
                 failures += 1
@@ -82,6 +93,7 @@ class VpcdCard:
     def _served(self, line: socket.socket, card: VirtualConnection) -> VirtualConnection | None:
         """Serve one connection to the reader; the card that is to be connected next, if any."""
         try:
+            self._on_line(bool(line.recv(1, socket.MSG_PEEK)))
             serve_line(line, card)
         except CardLost:
             return self._after_loss(card)

@@ -164,7 +164,7 @@ class LocalEncoder:
         profile = self._profiles.get(order.profile)
         if profile is None:
             raise Defect(f"encoder {self.station}: no card profile {order.profile!r}")
-        plan = build(profile, _card_order(order))
+        plan = build(profile, card_order(order))
         return _Prepared(plan, render(profile.face, plan.face, order.picture, demo=self._demo))
 
     def _reply(self, order: EncodeOrder, future: Future[tuple[Report, bytes]]) -> EncodeReport | Exception:
@@ -211,7 +211,8 @@ def _made(station: Station, plan: Plan, serial: str, connect: Connect) -> Report
     return report
 
 
-def _card_order(order: EncodeOrder) -> CardOrder:
+def card_order(order: EncodeOrder) -> CardOrder:
+    """An order as the card package knows it."""
     person = order.holder
     return CardOrder(
         order_id=order.application_id,

@@ -5,7 +5,17 @@ from __future__ import annotations
 import logging
 import sys
 
-from card_personalization.errors import KeyRefused
+from card_personalization.errors import (
+    ApduError,
+    CardError,
+    KeyRefused,
+    ProfileError,
+    ReaderBusy,
+    ReaderGone,
+    ServiceDown,
+    StaleHandle,
+    UnknownCard,
+)
 from config.policies import PolicyFileError
 from config.settings import BadConfiguration
 from pipeline.errors import Conflict, NotFound, Refused, TransientError, ZhikaError
@@ -35,6 +45,24 @@ def report(error: BaseException) -> int:
             return REFUSED
         case KeyRefused():
             _say(f"密钥不可用 key refused: {error}")
+            return REFUSED
+        case ReaderBusy():
+            _say(f"读卡器 reader {error}")
+            return BUSY
+        case ServiceDown() | StaleHandle():
+            _say(f"读卡器 reader {error}")
+            return DOWN
+        case ReaderGone():
+            _say(f"读卡器 reader {error}")
+            return NOT_FOUND
+        case ProfileError():
+            _say(f"配置错误 bad configuration: {error}")
+            return BAD_CONFIGURATION
+        case ApduError() | UnknownCard():
+            _say(f"不是所要的卡，或无法读取 not a card of this kind, or it cannot be read: {error}")
+            return REFUSED
+        case CardError():
+            _say(f"卡片 card: {error}")
             return REFUSED
         case TransientError():
             _say(f"服务不可用，请稍后重试 service unavailable, try again: {error}")

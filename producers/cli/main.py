@@ -23,6 +23,7 @@ from pipeline.errors import NotFound
 from pipeline.states import STAGES
 from producers.cli import errors
 from producers.cli.blank import blank_app
+from producers.cli.card import card_app
 from producers.cli.encoder import encoder_app
 from producers.cli.keys import keys_app
 from producers.cli.terminal import DataDir, JsonFlag, Output
@@ -68,6 +69,7 @@ for name, sub in (
     ("db", db_app),
     ("audit", audit_app),
     ("keys", keys_app),
+    ("card", card_app),
 ):
     app.add_typer(sub, name=name)
 
