@@ -34,6 +34,7 @@ STAGE_ITEMS = Gauge("zhika_stage_items", "Applications by stage", ["stage", "lan
 STAGE_OLDEST = Gauge("zhika_stage_oldest_seconds", "Age of the oldest row that could go on", ["stage", "lane"])
 STAGE_PAUSED = Gauge("zhika_stage_paused", "1 while a stage is paused", ["stage"])
 BLANKS = Gauge("zhika_blanks", "Blanks by state", ["type", "location", "state"])
+ENCODER_STATE = Gauge("zhika_encoder_state", "1 for the state an encoder is in", ["encoder", "state"])
 BUILD = Gauge("zhika_build_info", "The running release", ["version", "mode"])
 
 

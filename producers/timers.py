@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from config import metrics
 from pipeline.errors import TransientError
-from pipeline.services import sweep
+from pipeline.services import encoders, sweep
 from pipeline.services.context import Context
 from pipeline.stages.registry import RECONCILERS
 from pipeline.store import control, outbox, timers, views
@@ -62,6 +62,7 @@ class Timers:
             overdue = timers.overdue(tx, now=now)
             stages = views.stages(tx)
             blanks = views.blanks(tx)
+            readers = encoders.listing(tx, now=now)
         metrics.OUTBOX_ROWS.set(rows)
         metrics.OUTBOX_LAG.set((now - since).total_seconds() if since else 0)
         metrics.TIMER_LAG.set((now - overdue).total_seconds() if overdue else 0)
@@ -74,3 +75,6 @@ class Timers:
             metrics.STAGE_PAUSED.labels(row.stage).set(row.paused)
         for blank in blanks:
             metrics.BLANKS.labels(blank.type, blank.location, blank.state).set(blank.n)
+        for reader in readers:
+            for state in encoders.STATES:
+                metrics.ENCODER_STATE.labels(reader.id, state).set(reader.state == state)

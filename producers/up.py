@@ -19,9 +19,10 @@ from config.release import release
 from config.settings import Bank, Settings
 from config.wiring import Installation
 from pipeline.errors import Conflict, Defect, Refused, TransientError
-from pipeline.services import operate
+from pipeline.services import stock
 from pipeline.states import STAGES
-from pipeline.store import control, stock
+from pipeline.store import control
+from pipeline.store.stock import balance
 from producers.embedded import embedded, only_process
 from producers.file_intake import Watcher
 from producers.roles import alive, stop_on_signals
@@ -76,12 +77,14 @@ def up(
 
 
 def _stock_up(installation: Installation, count: int) -> None:
-    """Virtual blanks for an installation that has none at all."""
+    """Virtual blanks for an installation that has none at all, issued to its station."""
     with installation.store.transaction() as tx:
-        empty = not stock.balance(tx)
+        empty = not balance(tx)
     if empty and count:
         serials = [f"VIRT{n:06d}" for n in range(1, count + 1)]
-        operate.receive_blanks(installation.context, serials, blank_type="ssc2", lot="VIRTUAL-1", actor="zhika up")
+        context, station = installation.context, installation.settings.encoders.station
+        stock.receive(context, serials, blank_type="ssc2", lot="VIRTUAL-1", actor="zhika up")
+        stock.issue(context, count, station=station, blank_type="ssc2", actor="zhika up")
 
 
 def _refuse_taken(bind: str) -> None:

@@ -1,4 +1,4 @@
-"""Operate: what an operator does with a stage, an application or the stock."""
+"""Operate: what an operator does with a stage or an application."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from pipeline import transitions
-from pipeline.errors import Conflict, NotFound, Refused
+from pipeline.errors import Conflict, NotFound
 from pipeline.services.context import Context
 from pipeline.states import STAGES, STATUSES
 from pipeline.store import applications, audit, control, stock, timers
@@ -50,20 +50,29 @@ def release(context: Context, application_ids: Sequence[str], *, reason: str, ac
         NotFound: one of them does not exist.
         Conflict: one of them is not held.
     """
-    now = context.now()
     with context.store.transaction() as tx:
-        rows = applications.load(tx, application_ids, lock=True)
-        moves = {}
-        for i in application_ids:
-            claimed = rows.get(i)
-            if claimed is None:
-                raise NotFound(f"没有申领 {i}", f"no such application: {i}")
-            if claimed.application.status != "held":
-                raise Conflict(f"申领 {i} 未被挂起", f"application {i} is not held")
-            stage = claimed.row.held_from
-            transitions.check("held", stage)
-            moves[i] = Move(status=stage, stage=stage, work="ready")
-        _write(tx, rows, moves, now=now, actor=actor, why=reason, action="application.release")
+        return let_go(tx, application_ids, reason=reason, actor=actor, now=context.now())
+
+
+def let_go(tx: Tx, application_ids: Sequence[str], *, reason: str, actor: str, now: datetime) -> int:
+    """`release` as a part of another act.
+
+    Raises:
+        NotFound: one of them does not exist.
+        Conflict: one of them is not held.
+    """
+    rows = applications.load(tx, application_ids, lock=True)
+    moves = {}
+    for i in application_ids:
+        claimed = rows.get(i)
+        if claimed is None:
+            raise NotFound(f"没有申领 {i}", f"no such application: {i}")
+        if claimed.application.status != "held":
+            raise Conflict(f"申领 {i} 未被挂起", f"application {i} is not held")
+        stage = claimed.row.held_from
+        transitions.check("held", stage)
+        moves[i] = Move(status=stage, stage=stage, work="ready")
+    _write(tx, rows, moves, now=now, actor=actor, why=reason, action="application.release")
     return len(moves)
 
 
@@ -91,29 +100,6 @@ def cancel(context: Context, application_id: str, *, reason: str, actor: str) ->
         moves = {application_id: Move(status="cancelled", stage=None, work="none", why=reason)}
         timers.cancel(tx, [application_id], now=now)
         _write(tx, rows, moves, now=now, actor=actor, why=reason, action="application.cancel")
-
-
-def receive_blanks(
-    context: Context, serials: Sequence[str], *, blank_type: str, lot: str, location: str = "centre", actor: str
-) -> int:
-    """Blanks come into stock; a serial known already is refused with the whole delivery.
-
-    Raises:
-        Refused: no serials, one twice in the list, or one that is known.
-    """
-    now = context.now()
-    if not serials or any(not s.strip() for s in serials):
-        raise Refused("空白卡序列号为空", "a serial is empty", code="required")
-    if len(set(serials)) != len(serials):
-        raise Refused("清单中有重复的序列号", "a serial stands twice in the list", code="blank.duplicate")
-    with context.store.transaction() as tx:
-        new = stock.receive(tx, serials, blank_type=blank_type, lot=lot, location=location, now=now, actor=actor)
-        if len(new) != len(serials):
-            known = len(serials) - len(new)
-            raise Refused(f"有 {known} 个序列号已入库", f"{known} serials are in stock already", code="blank.known")
-        audit.append(tx, actor=actor, action="blank.receive", target=lot, now=now, detail={"count": len(new)})
-        tx.nudge()
-    return len(new)
 
 
 def _known(stage: str) -> None:

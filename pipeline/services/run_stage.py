@@ -158,7 +158,7 @@ def _policy(step: _Step) -> Policy:
 def _intend(
     context: Context, stage: Stage, requests: Mapping[str, Any], *, token: str
 ) -> tuple[dict[str, Any], dict[str, Decision]]:
-    """Commit what will be done before it is done. A row that gets no grant does not act; one that is no longer ours is dropped."""
+    """Commit what will be done before it is done. A row acts with its grant only; one that is no longer ours is dropped."""
     intents = {i: getattr(request, "intent", None) for i, request in requests.items()}
     wanted = {i: intent for i, intent in intents.items() if intent is not None}
     if not wanted:
@@ -173,12 +173,14 @@ def _intend(
             going[i] = request
         elif i not in ours:
             continue
-        elif grants.get(i) is None:
+        elif isinstance(grant := grants.get(i), Wait):
+            refused[i] = Decision(grant)
+        elif grant is None:
             refused[i] = Decision(Hold(SHORTAGE))
         else:
-            going[i] = request.granted(grants[i])
+            going[i] = request.granted(grant)
     if refused:
-        log.warning("stage %s: %d rows held for want of stock", stage.name, len(refused))
+        log.warning("stage %s: %d rows held or waiting for want of stock", stage.name, len(refused))
     return going, refused
 
 

@@ -30,12 +30,12 @@ NO_CARD_AGAIN = timedelta(seconds=2)
 """How soon an application asks again after it found no blank in a reader."""
 
 ELSEWHERE_AGAIN = timedelta(minutes=1)
-"""How long an application stays away from a station that does not hold its blank."""
+"""How long an application stays away from a station that does not hold its blank, or has none left while others do."""
 
 SHORTAGE = Reason(
     code="blank.shortage",
-    zh="空白卡库存不足，补充库存后继续",
-    en="No blank of this kind is in stock: receive some, then release",
+    zh="没有领到制卡工位的此类空白卡，发放后继续",
+    en="No blank of this kind is issued to a station: issue some, then release",
 )
 _CHIP_UNKNOWN = Reason(
     code="chip.unknown",
@@ -50,12 +50,16 @@ class BlankUntouched(TransientError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakeBlank(Intent):
-    """Bind a blank of this type, and the next card number of the region, to the application at this station."""
+    """Bind a blank of this type, and the next card number of the region, to the application at this station.
+
+    `serials` are the blanks in the station's readers; None: any blank that is issued to the station.
+    """
 
     blank_type: str
     number_prefix: str
     issued_on: date
     station: str
+    serials: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +96,7 @@ class BlankSpoiled(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlankReturned(Fact):
-    """Nothing was written: the blank goes back into stock."""
+    """Nothing was written: the blank stays with its station and can be taken again."""
 
     serial: str
 

@@ -1,17 +1,39 @@
-"""Blanks, card numbers and cards. Every blank is accounted for: one row of its own, one ledger line for each thing that befell it."""
+"""Blanks, card numbers and cards. Every blank is accounted for: one row of its own, one ledger line for each thing that befell it.
+
+A blank is in stock at a location until it is issued to a station under a production job (制卡批次); only there can the line take it.
+What befell the blanks of a job is counted from the ledger, what is still out from the blanks' own rows.
+"""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Date, Text, and_, bindparam, case, func, insert, literal, select, true, update
+from sqlalchemy import (
+    Column,
+    Date,
+    Text,
+    and_,
+    bindparam,
+    case,
+    exists,
+    func,
+    insert,
+    literal,
+    select,
+    true,
+    update,
+)
 
 from pipeline.identifiers import card_number, new_id
+from pipeline.outcomes import Wait
 from pipeline.stages.base import BlankFact, CardFact
 from pipeline.stages.personalisation import (
+    ELSEWHERE_AGAIN,
+    NO_CARD_AGAIN,
     BlankGrant,
     BlankQuarantined,
     BlankReturned,
@@ -21,13 +43,20 @@ from pipeline.stages.personalisation import (
 )
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx, given, on_conflict_nothing, params, upserting
-from pipeline.store.types import Instant
+from pipeline.store.types import Instant, Record
 
 _ID = Column("id", Text)
 _SERIAL = Column("serial", Text)
+_NOW = bindparam("now", type_=Instant)
+_SINCE = bindparam("since", type_=Instant)
 a = t.applications.c
 b = t.blanks.c
 c = t.cards.c
+j = t.production_jobs.c
+e = t.blank_ledger.c
+
+UNSETTLED = ("reserved", "encoding", "quarantined")
+"""Bound to an application, and the end is open."""
 
 
 # ---------------------------------------------------------------------------------------------------------- numbers
@@ -43,12 +72,135 @@ def next_numbers(tx: Tx, name: str, count: int) -> range:
     return range(end - count, end)
 
 
-# ------------------------------------------------------------------------------------------------------------ blanks
+# ------------------------------------------------------------------------------------------------------------ ledger
 
 
-def receive(
-    tx: Tx, serials: Sequence[str], *, blank_type: str, lot: str, location: str, now: datetime, actor: str
-) -> tuple[str, ...]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """What a ledger line says of a move: who, when, and for a person's act with whom, why and under which document.
+
+    Without an actor the line names the blank's station.
+    """
+
+    at: datetime
+    actor: str | None = None
+    witness: str | None = None
+    reason: str | None = None
+    document: str | None = None
+
+
+def _write_down(tx: Tx, serials: Sequence[str], event: str, act: Act, *, states: Sequence[str] = ()) -> None:
+    """A ledger line for each blank, with the application, station and job that its row names at this moment.
+
+    So what ends a tie is written down before the row changes, and what makes one, after. `states`: only blanks in one of these.
+    """
+    if not serials:
+        return
+    rows = given(tx, _SERIAL)
+    source = select(
+        b.serial,
+        _NOW,
+        literal(event),
+        b.application_id,
+        b.station,
+        b.job_id,
+        func.coalesce(bindparam("actor", type_=Text), b.station, "engine"),
+        bindparam("witness", type_=Text),
+        bindparam("reason", type_=Text),
+        bindparam("document", type_=Text),
+    ).where(b.serial.in_(select(rows.c.serial)))
+    if states:
+        source = source.where(b.state.in_(states))
+    names = ["serial", "at", "event", "application_id", "station", "job_id", "actor", "witness", "reason", "document"]
+    said = {"actor": act.actor, "witness": act.witness, "reason": act.reason, "document": act.document}
+    tx.conn.execute(
+        insert(t.blank_ledger).from_select(names, source),
+        {"given": params([{"serial": s} for s in serials]), "now": act.at, **said},
+    )
+
+
+def _change(tx: Tx, serials: Sequence[str], *, now: datetime, **columns: Any) -> None:
+    rows = given(tx, _SERIAL)
+    tx.conn.execute(
+        update(t.blanks).where(b.serial.in_(select(rows.c.serial))).values(changed_at=_NOW, **columns),
+        {"given": params([{"serial": s} for s in serials]), "now": now},
+    )
+
+
+def lines(tx: Tx, serial: str) -> list[Record]:
+    """What befell a blank, oldest first."""
+    return list(tx.conn.execute(select(t.blank_ledger).where(e.serial == serial).order_by(e.seq)).all())
+
+
+def ledger_counts(tx: Tx) -> dict[str, int]:
+    """Ledger lines by event."""
+    rows = tx.conn.execute(select(e.event, func.count().label("n")).group_by(e.event))
+    return {row.event: row.n for row in rows}
+
+
+def used_since(tx: Tx, since: datetime) -> dict[tuple[str, str], int]:
+    """Blanks that became cards or were spoiled since then, by type and by the station that used them."""
+    rows = tx.conn.execute(
+        select(b.type, e.station, func.count().label("n"))
+        .join(t.blanks, b.serial == e.serial)
+        .where(e.event.in_(("bound", "spoiled")), e.at >= _SINCE, e.station.is_not(None))
+        .group_by(b.type, e.station),
+        {"since": since},
+    )
+    return {(row.type, row.station): row.n for row in rows}
+
+
+def cards_since(tx: Tx, since: datetime) -> dict[str, int]:
+    """Cards made since then, by station."""
+    rows = tx.conn.execute(
+        select(e.station, func.count().label("n")).where(e.event == "bound", e.at >= _SINCE).group_by(e.station),
+        {"since": since},
+    )
+    return {row.station: row.n for row in rows}
+
+
+def certificate_known(tx: Tx, document: str) -> bool:
+    """Whether blanks were destroyed under this certificate before."""
+    query = select(exists(select(e.seq).where(e.event == "destroyed", e.document == document)))
+    return bool(tx.conn.execute(query).scalar())
+
+
+# The state a blank is in after each event.
+_AFTER: Mapping[str, str] = {
+    "received": "stocked",
+    "issued": "stocked",
+    "taken": "reserved",
+    "untouched": "stocked",
+    "quarantined": "quarantined",
+    "bound": "bound",
+    "spoiled": "spoiled",
+    "returned": "stocked",
+    "missing": "missing",
+    "found": "spoiled",
+    "destroyed": "destroyed",
+}
+
+
+def balance(tx: Tx) -> dict[str, int]:
+    """Blanks by state."""
+    rows = tx.conn.execute(select(b.state, func.count().label("n")).group_by(b.state))
+    return {row.state: row.n for row in rows}
+
+
+def ledger_balance(tx: Tx) -> dict[str, int]:
+    """Blanks by the state that their last ledger line left them in; it must be what `balance` says."""
+    last = select(func.max(e.seq).label("seq")).group_by(e.serial).subquery()
+    state = case(_AFTER, value=e.event)
+    rows = tx.conn.execute(
+        select(state.label("state"), func.count().label("n")).join(last, last.c.seq == e.seq).group_by(state)
+    )
+    return {row.state: row.n for row in rows}
+
+
+# ------------------------------------------------------------------------------------------------- what people move
+
+
+def receive(tx: Tx, serials: Sequence[str], *, blank_type: str, lot: str, location: str, act: Act) -> tuple[str, ...]:
     """Put blanks into stock; serials known already are left alone. Returns the new ones."""
     rows = given(tx, _SERIAL)
     names = ["serial", "type", "lot", "location", "state", "received_at", "changed_at"]
@@ -58,16 +210,170 @@ def receive(
         literal(lot),
         literal(location),
         literal("stocked"),
-        bindparam("now", type_=Instant),
-        bindparam("now", type_=Instant),
+        _NOW,
+        _NOW,
     ).where(true())
     added = tx.conn.execute(
         on_conflict_nothing(tx, t.blanks).from_select(names, source).returning(b.serial),
-        {"given": params([{"serial": s} for s in serials]), "now": now},
+        {"given": params([{"serial": s} for s in serials]), "now": act.at},
     ).scalars()
     new = tuple(added)
-    _ledger(tx, [{"serial": s} for s in new], event="received", now=now, actor=actor)
+    _write_down(tx, new, "received", act)
     return new
+
+
+def find(tx: Tx, serials: Sequence[str], *, lock: bool = False) -> dict[str, Record]:
+    """Blanks by serial."""
+    rows = given(tx, _SERIAL)
+    query = select(t.blanks).where(b.serial.in_(select(rows.c.serial))).order_by(b.serial)
+    found = tx.conn.execute(
+        query.with_for_update() if lock else query, {"given": params([{"serial": s} for s in serials])}
+    )
+    return {row.serial: row for row in found}
+
+
+def listing(
+    tx: Tx, *, state: str | None, blank_type: str | None, location: str | None, job_id: str | None, limit: int
+) -> list[Record]:
+    """Blanks, by serial."""
+    query = select(t.blanks).order_by(b.serial).limit(limit)
+    for column, value in ((b.state, state), (b.type, blank_type), (b.location, location), (b.job_id, job_id)):
+        if value is not None:
+            query = query.where(column == value)
+    return list(tx.conn.execute(query).all())
+
+
+def pick(tx: Tx, *, blank_type: str, location: str, count: int) -> list[str]:
+    """The first blanks of a type that lie in stock and are issued to nobody, locked; fewer where there are not so many."""
+    query = (
+        select(b.serial)
+        .where(b.type == blank_type, b.state == "stocked", b.station.is_(None), b.location == location)
+        .order_by(b.serial)
+        .limit(count)
+        .with_for_update(skip_locked=True)
+    )
+    return list(tx.conn.execute(query).scalars())
+
+
+def issue(tx: Tx, serials: Sequence[str], *, job_id: str, station: str, act: Act) -> None:
+    """Blanks go from stock to a station, under a job."""
+    _change(tx, serials, now=act.at, job_id=job_id, station=station, location=station)
+    _write_down(tx, serials, "issued", act)
+
+
+def give_back(tx: Tx, serials: Sequence[str], *, location: str, act: Act) -> None:
+    """Unused blanks go from their station back into stock."""
+    _write_down(tx, serials, "returned", act)
+    _change(tx, serials, now=act.at, job_id=None, station=None, location=location)
+
+
+def write_off(tx: Tx, serials: Sequence[str], event: str, act: Act) -> None:
+    """Blanks that will not become cards: `spoiled`, `missing`, `found`, `destroyed`. The problem is why the first time."""
+    _write_down(tx, serials, event, act)
+    _change(tx, serials, now=act.at, state=_AFTER[event], problem=func.coalesce(b.problem, act.reason))
+
+
+# ----------------------------------------------------------------------------------------------------- production jobs
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobFigures:
+    """The blanks of a production job: where each one issued has gone, or still is."""
+
+    issued: int = 0
+    good: int = 0
+    spoiled: int = 0
+    returned: int = 0
+    missing: int = 0
+    unused: int = 0
+    in_hand: int = 0
+    quarantined: int = 0
+
+    @property
+    def unaccounted(self) -> int:
+        """How many blanks the job's figures do not explain."""
+        gone = self.good + self.spoiled + self.returned + self.missing
+        return self.issued - gone - self.unused - self.in_hand - self.quarantined
+
+    @property
+    def balanced(self) -> bool:
+        """Nothing is out any more, and every blank issued is explained."""
+        return not (self.unused or self.in_hand or self.quarantined or self.unaccounted)
+
+
+_GONE = {"issued": "issued", "bound": "good", "spoiled": "spoiled", "returned": "returned", "missing": "missing"}
+_OUT = {"stocked": "unused", "reserved": "in_hand", "encoding": "in_hand", "quarantined": "quarantined"}
+
+
+def figures(tx: Tx, job_ids: Sequence[str]) -> dict[str, JobFigures]:
+    """The figures of jobs."""
+    asked = given(tx, _ID)
+    values = {"given": params([{"id": i} for i in job_ids])}
+    counted: dict[str, dict[str, int]] = {i: defaultdict(int) for i in job_ids}
+    gone = (
+        select(e.job_id, e.event, func.count().label("n"))
+        .where(e.job_id.in_(select(asked.c.id)), e.event.in_(tuple(_GONE)))
+        .group_by(e.job_id, e.event)
+    )
+    for row in tx.conn.execute(gone, values):
+        counted[row.job_id][_GONE[row.event]] += row.n
+    out = (
+        select(b.job_id, b.state, func.count().label("n"))
+        .where(b.job_id.in_(select(asked.c.id)), b.state.in_(tuple(_OUT)))
+        .group_by(b.job_id, b.state)
+    )
+    for row in tx.conn.execute(out, values):
+        counted[row.job_id][_OUT[row.state]] += row.n
+    return {i: JobFigures(**found) for i, found in counted.items()}
+
+
+def open_job(tx: Tx, *, blank_type: str, station: str, actor: str, now: datetime) -> str:
+    """A new production job."""
+    job_id = new_id("job_", now=now, random=tx.random)
+    row = {"id": job_id, "type": blank_type, "station": station, "state": "open", "opened_by": actor, "opened_at": now}
+    tx.conn.execute(insert(t.production_jobs), row)
+    return job_id
+
+
+def job(tx: Tx, job_id: str) -> Record | None:
+    """A production job, locked: nothing is issued under it, given back or closed meanwhile."""
+    return tx.conn.execute(select(t.production_jobs).where(j.id == job_id).with_for_update()).first()
+
+
+def jobs(tx: Tx, *, state: str | None, station: str | None, limit: int) -> list[Record]:
+    """Production jobs, newest first."""
+    query = select(t.production_jobs).order_by(j.id.desc()).limit(limit)
+    for column, value in ((j.state, state), (j.station, station)):
+        if value is not None:
+            query = query.where(column == value)
+    return list(tx.conn.execute(query).all())
+
+
+def unused(tx: Tx, job_id: str) -> list[str]:
+    """Blanks of a job that nothing was done with, locked."""
+    query = select(b.serial).where(b.job_id == job_id, b.state == "stocked").order_by(b.serial).with_for_update()
+    return list(tx.conn.execute(query).scalars())
+
+
+def close_job(tx: Tx, job_id: str, closing: JobFigures, *, actor: str, now: datetime) -> None:
+    """Sign a balanced job; the database refuses one that is not, and the signature of who opened it."""
+    tx.conn.execute(
+        update(t.production_jobs)
+        .where(j.id == job_id)
+        .values(
+            state="closed",
+            closed_by=actor,
+            closed_at=now,
+            issued=closing.issued,
+            good=closing.good,
+            spoiled=closing.spoiled,
+            returned=closing.returned,
+            missing=closing.missing,
+        )
+    )
+
+
+# --------------------------------------------------------------------------------------------------- what the line does
 
 
 def reserved(tx: Tx, application_ids: Sequence[str]) -> Mapping[str, BlankFact]:
@@ -75,50 +381,70 @@ def reserved(tx: Tx, application_ids: Sequence[str]) -> Mapping[str, BlankFact]:
     asked = given(tx, _ID)
     rows = tx.conn.execute(
         select(b.application_id, b.serial, b.station).where(
-            b.application_id.in_(select(asked.c.id)), b.state.in_(("reserved", "encoding", "quarantined"))
+            b.application_id.in_(select(asked.c.id)), b.state.in_(UNSETTLED)
         ),
         {"given": params([{"id": i} for i in application_ids])},
     )
     return {row.application_id: BlankFact(serial=row.serial, station=row.station or "") for row in rows}
 
 
-def take(tx: Tx, wanted: Mapping[str, TakeBlank], *, now: datetime) -> Mapping[str, BlankGrant | None]:
-    """Reserve a blank for each application, and fix its card number and date of issue; None where stock has run out."""
-    grants: dict[str, BlankGrant | None] = dict.fromkeys(wanted)
-    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+def take(tx: Tx, wanted: Mapping[str, TakeBlank], *, now: datetime) -> Mapping[str, BlankGrant | Wait | None]:
+    """Reserve a blank for each application, and fix its card number and date of issue.
+
+    Only blanks issued to the station are taken, and of those only what lies in its readers where the intent names them. Where
+    there is none, the application waits for a card in a reader, or a while for another station; None where no station has one.
+    """
+    grants: dict[str, BlankGrant | Wait | None] = dict.fromkeys(wanted)
+    groups: dict[tuple[str, str, tuple[str, ...] | None], list[str]] = defaultdict(list)
     for i, intent in wanted.items():
-        groups[intent.blank_type, intent.station].append(i)
-    for (blank_type, station), ids in sorted(groups.items()):
-        serials = tx.conn.execute(
-            select(b.serial)
-            .where(b.type == blank_type, b.state == "stocked")
-            .order_by(b.serial)
-            .limit(len(ids))
-            .with_for_update(skip_locked=True)
-        ).scalars()
-        pairs = list(zip(ids, serials, strict=False))
-        if not pairs:
-            continue
-        rows = given(tx, _ID, _SERIAL)
-        values = params([{"id": i, "serial": s} for i, s in pairs])
-        tx.conn.execute(
-            update(t.blanks)
-            .where(b.serial == rows.c.serial)
-            .values(
-                state="reserved", application_id=rows.c.id, station=station, changed_at=bindparam("now", type_=Instant)
-            ),
-            {"given": values, "now": now},
-        )
-        _ledger(
-            tx,
-            [{"serial": s, "application_id": i, "station": station} for i, s in pairs],
-            event="taken",
-            now=now,
-            actor=station,
-        )
-        for i, grant in _fix(tx, dict(pairs), {i: wanted[i] for i, _ in pairs}).items():
-            grants[i] = grant
+        groups[intent.blank_type, intent.station, intent.serials].append(i)
+    for (blank_type, station, loaded), ids in sorted(
+        groups.items(), key=lambda group: (*group[0][:2], group[0][2] or ())
+    ):
+        pairs = list(zip(ids, _free(tx, blank_type, station, loaded, len(ids)), strict=False))
+        if pairs:
+            _reserve(tx, pairs, now=now)
+            grants |= _fix(tx, dict(pairs), {i: wanted[i] for i, _ in pairs})
+        if short := ids[len(pairs) :]:
+            grants |= dict.fromkeys(short, _put_off(tx, blank_type, station, loaded, now))
     return grants
+
+
+def _reserve(tx: Tx, pairs: Sequence[tuple[str, str]], *, now: datetime) -> None:
+    rows = given(tx, _ID, _SERIAL)
+    tx.conn.execute(
+        update(t.blanks)
+        .where(b.serial == rows.c.serial)
+        .values(state="reserved", application_id=rows.c.id, changed_at=_NOW),
+        {"given": params([{"id": i, "serial": s} for i, s in pairs]), "now": now},
+    )
+    _write_down(tx, [s for _, s in pairs], "taken", Act(at=now))
+
+
+def _free(tx: Tx, blank_type: str, station: str, loaded: tuple[str, ...] | None, count: int) -> list[str]:
+    """Up to `count` blanks that a station may write on, locked."""
+    query = (
+        select(b.serial)
+        .where(b.type == blank_type, b.station == station, b.job_id.is_not(None), b.state == "stocked")
+        .order_by(b.serial)
+        .limit(count)
+        .with_for_update(skip_locked=True)
+    )
+    if loaded is None:
+        return list(tx.conn.execute(query).scalars())
+    rows = given(tx, _SERIAL)
+    values = {"given": params([{"serial": s} for s in loaded])}
+    return list(tx.conn.execute(query.where(b.serial.in_(select(rows.c.serial))), values).scalars())
+
+
+def _put_off(tx: Tx, blank_type: str, station: str, loaded: tuple[str, ...] | None, now: datetime) -> Wait | None:
+    """What an application that got no blank waits for: a card to be put in, or a station that has blanks; None when none has."""
+    unused = select(b.serial).where(b.type == blank_type, b.state == "stocked")
+    here = select(exists(unused.where(b.station == station)))
+    if loaded is not None and tx.conn.execute(here).scalar():
+        return Wait(now + NO_CARD_AGAIN, "station.no_card")
+    anywhere = select(exists(unused.where(b.station.is_not(None))))
+    return Wait(now + ELSEWHERE_AGAIN, "station.no_blanks") if tx.conn.execute(anywhere).scalar() else None
 
 
 def _fix(tx: Tx, serials: Mapping[str, str], wanted: Mapping[str, TakeBlank]) -> dict[str, BlankGrant]:
@@ -175,67 +501,28 @@ def _fix(tx: Tx, serials: Mapping[str, str], wanted: Mapping[str, TakeBlank]) ->
 
 def write_blanks(tx: Tx, facts: Sequence[BlankSpoiled | BlankReturned | BlankQuarantined], *, now: datetime) -> None:
     """What became of blanks that did not become cards."""
+    for kind, (_state, event) in _STATE.items():
+        _write_down(tx, [f.serial for f in facts if type(f) is kind], event, Act(at=now), states=UNSETTLED)
     rows = given(tx, _SERIAL, Column("state", Text), Column("problem", Text))
     values = [{"serial": f.serial, "state": _STATE[type(f)][0], "problem": getattr(f, "problem", None)} for f in facts]
     tx.conn.execute(
         update(t.blanks)
-        .where(b.serial == rows.c.serial, b.state.in_(("reserved", "encoding", "quarantined")))
+        .where(b.serial == rows.c.serial, b.state.in_(UNSETTLED))
         .values(
             state=rows.c.state,
             problem=rows.c.problem,
             application_id=case((rows.c.state == "stocked", None), else_=b.application_id),
-            changed_at=bindparam("now", type_=Instant),
+            changed_at=_NOW,
         ),
         {"given": params(values), "now": now},
     )
-    for kind, (_state, event) in _STATE.items():
-        _ledger_of(tx, [f.serial for f in facts if type(f) is kind], event=event, now=now)
 
 
 _STATE: Mapping[type, tuple[str, str]] = {
     BlankSpoiled: ("spoiled", "spoiled"),
-    BlankReturned: ("stocked", "returned"),
+    BlankReturned: ("stocked", "untouched"),
     BlankQuarantined: ("quarantined", "quarantined"),
 }
-
-
-def _ledger_of(tx: Tx, serials: Sequence[str], *, event: str, now: datetime) -> None:
-    """Ledger lines with the application and station the blank's own row names."""
-    if not serials:
-        return
-    rows = given(tx, _SERIAL)
-    source = select(
-        b.serial,
-        bindparam("now", type_=Instant),
-        literal(event),
-        b.application_id,
-        b.station,
-        func.coalesce(b.station, "engine"),
-    ).where(b.serial.in_(select(rows.c.serial)))
-    names = ["serial", "at", "event", "application_id", "station", "actor"]
-    tx.conn.execute(
-        insert(t.blank_ledger).from_select(names, source),
-        {"given": params([{"serial": s} for s in serials]), "now": now},
-    )
-
-
-_LEDGER = (_SERIAL, Column("application_id", Text), Column("station", Text))
-
-
-def _ledger(tx: Tx, lines: Sequence[Mapping[str, Any]], *, event: str, now: datetime, actor: str) -> None:
-    if not lines:
-        return
-    rows = given(tx, *_LEDGER)
-    source = select(
-        rows.c.serial,
-        bindparam("now", type_=Instant),
-        literal(event),
-        rows.c.application_id,
-        rows.c.station,
-        literal(actor),
-    )
-    names = ["serial", "at", "event", "application_id", "station", "actor"]
-    tx.conn.execute(insert(t.blank_ledger).from_select(names, source), {"given": params(lines), "now": now})
 
 
 # ------------------------------------------------------------------------------------------------------------- cards
@@ -290,7 +577,6 @@ def write_cards(tx: Tx, facts: Sequence[CardProduced], *, now: datetime) -> None
     texts = ("id", "application_id", "person_id", "account_id", "serial", "card_number", "chip_id", "face")
     rows = given(tx, *(Column(n, Text) for n in texts), Column("issued_on", Date), Column("expires_on", Date))
     r = rows.c
-    instant = bindparam("now", type_=Instant)
     source = {
         "id": r.id,
         "application_id": r.application_id,
@@ -306,8 +592,8 @@ def write_cards(tx: Tx, facts: Sequence[CardProduced], *, now: datetime) -> None
         "custody": literal("centre"),
         "place": literal("centre"),
         "face": r.face,
-        "verified_at": instant,
-        "changed_at": instant,
+        "verified_at": _NOW,
+        "changed_at": _NOW,
     }
     tx.conn.execute(
         insert(t.cards).from_select(
@@ -316,29 +602,5 @@ def write_cards(tx: Tx, facts: Sequence[CardProduced], *, now: datetime) -> None
         {"given": params(values), "now": now},
     )
     serials = [f.serial for f in facts]
-    asked = given(tx, _SERIAL)
-    tx.conn.execute(
-        update(t.blanks).where(b.serial.in_(select(asked.c.serial))).values(state="bound", changed_at=instant),
-        {"given": params([{"serial": s} for s in serials]), "now": now},
-    )
-    _ledger_of(tx, serials, event="issued", now=now)
-
-
-def balance(tx: Tx) -> dict[str, int]:
-    """Blanks by state."""
-    rows = tx.conn.execute(select(b.state, func.count().label("n")).group_by(b.state))
-    return {row.state: row.n for row in rows}
-
-
-def ledger_counts(tx: Tx) -> dict[str, int]:
-    """How many blanks were received, taken, issued, spoiled, quarantined, returned, destroyed."""
-    ledger = t.blank_ledger.c
-    rows = tx.conn.execute(select(ledger.event, func.count().label("n")).group_by(ledger.event))
-    return {row.event: row.n for row in rows}
-
-
-def free(tx: Tx, blank_type: str) -> int:
-    """Blanks of a type in stock."""
-    return tx.conn.execute(
-        select(func.count()).select_from(t.blanks).where(b.type == blank_type, b.state == "stocked")
-    ).scalar_one()
+    _change(tx, serials, now=now, state="bound")
+    _write_down(tx, serials, "bound", Act(at=now))

@@ -264,6 +264,28 @@ number_ranges = Table(
     Column("next", BigInteger, nullable=False),
 )
 
+# A production job (制卡批次): blanks issued to a station, until every one of them is accounted for. The figures are those of its closing.
+production_jobs = Table(
+    "production_jobs",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("station", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("opened_by", Text, nullable=False),
+    Column("opened_at", Instant, nullable=False),
+    Column("closed_by", Text),
+    Column("closed_at", Instant),
+    Column("issued", Integer, nullable=False, default=0),
+    Column("good", Integer, nullable=False, default=0),
+    Column("spoiled", Integer, nullable=False, default=0),
+    Column("returned", Integer, nullable=False, default=0),
+    Column("missing", Integer, nullable=False, default=0),
+    _one_of("state", ("open", "closed")),
+    CheckConstraint("state <> 'closed' OR good + spoiled + returned + missing = issued", name="balanced"),
+    CheckConstraint("state <> 'closed' OR (closed_by IS NOT NULL AND closed_by <> opened_by)", name="two_people"),
+)
+
 BLANK_BOUND = ("reserved", "encoding", "quarantined", "bound")
 blanks = Table(
     "blanks",
@@ -275,12 +297,14 @@ blanks = Table(
     Column("state", Text, nullable=False),
     Column("application_id", Text, ForeignKey("applications.id")),
     Column("station", Text),
+    Column("job_id", Text, ForeignKey("production_jobs.id")),
     Column("received_at", Instant, nullable=False),
     Column("changed_at", Instant, nullable=False),
     Column("problem", Text),
-    _one_of("state", ("stocked", *BLANK_BOUND, "spoiled", "test", "destroyed")),
+    _one_of("state", ("stocked", *BLANK_BOUND, "spoiled", "missing", "test", "destroyed")),
     CheckConstraint(
-        "state NOT IN ('reserved', 'encoding', 'quarantined', 'bound') OR application_id IS NOT NULL", name="bound_to"
+        "state NOT IN ('reserved', 'encoding', 'quarantined', 'bound') OR (application_id IS NOT NULL AND job_id IS NOT NULL)",
+        name="bound_to",
     ),
 )
 _BOUND_LIST = ", ".join(f"'{state}'" for state in BLANK_BOUND)
@@ -294,11 +318,31 @@ Index(
 Index(
     "ix_blanks_stocked",
     blanks.c.type,
+    blanks.c.station,
     blanks.c.serial,
     postgresql_where=text("state = 'stocked'"),
     sqlite_where=text("state = 'stocked'"),
 )
+Index(
+    "ix_blanks_out",
+    blanks.c.job_id,
+    postgresql_where=text("state IN ('stocked', 'reserved', 'encoding', 'quarantined')"),
+    sqlite_where=text("state IN ('stocked', 'reserved', 'encoding', 'quarantined')"),
+)
 
+BLANK_EVENTS = (
+    "received",
+    "issued",
+    "taken",
+    "untouched",
+    "quarantined",
+    "bound",
+    "spoiled",
+    "returned",
+    "missing",
+    "found",
+    "destroyed",
+)
 blank_ledger = Table(
     "blank_ledger",
     metadata,
@@ -308,10 +352,49 @@ blank_ledger = Table(
     Column("event", Text, nullable=False),
     Column("application_id", Text),
     Column("station", Text),
+    Column("job_id", Text),
     Column("actor", Text, nullable=False),
-    _one_of("event", ("received", "taken", "issued", "spoiled", "quarantined", "returned", "destroyed")),
+    Column("witness", Text),
+    Column("reason", Text),
+    Column("document", Text),
+    _one_of("event", BLANK_EVENTS),
+    CheckConstraint("witness IS NULL OR witness <> actor", name="two_people"),
+    CheckConstraint(
+        "event NOT IN ('missing', 'found', 'destroyed') OR (witness IS NOT NULL AND reason IS NOT NULL)",
+        name="witnessed",
+    ),
+    CheckConstraint("event <> 'destroyed' OR document IS NOT NULL", name="certified"),
 )
-Index("ix_blank_ledger_event", blank_ledger.c.event)
+Index("ix_blank_ledger_serial", blank_ledger.c.serial)
+Index("ix_blank_ledger_event", blank_ledger.c.event, blank_ledger.c.at)
+Index(
+    "ix_blank_ledger_job",
+    blank_ledger.c.job_id,
+    blank_ledger.c.event,
+    postgresql_where=text("job_id IS NOT NULL"),
+    sqlite_where=text("job_id IS NOT NULL"),
+)
+
+# What the process of a station says of its readers, and what an operator wants of them.
+encoders = Table(
+    "encoders",
+    metadata,
+    Column("station", Text, primary_key=True),
+    Column("reader", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("application_id", Text),
+    Column("cards", Integer, nullable=False),
+    Column("good", Integer, nullable=False),
+    Column("spoiled", Integer, nullable=False),
+    Column("unknown", Integer, nullable=False),
+    Column("cards_per_hour", Integer, nullable=False),
+    Column("last_error", Text),
+    Column("last_card_at", Instant),
+    Column("heartbeat_at", Instant, nullable=False),
+    Column("wanted", Text, nullable=False),
+    _one_of("state", ("idle", "busy", "paused", "draining", "faulted", "maintenance", "awaiting_authorisation")),
+    _one_of("wanted", ("run", "drain")),
+)
 
 cards = Table(
     "cards",

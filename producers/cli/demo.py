@@ -6,7 +6,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,10 +19,10 @@ from config.policies import Policies
 from config.settings import OnlyGiven, load
 from config.wiring import Installation
 from pipeline.clock import SHANGHAI, VirtualClock
-from pipeline.errors import NotFound
+from pipeline.errors import Conflict, NotFound
 from pipeline.person import mask_name, mask_number
 from pipeline.photo.thumbnail import thumbnail
-from pipeline.services import operate
+from pipeline.services import stock as stocking
 from pipeline.states import public_status
 from pipeline.store import applications, audit, custody, outbox, stock, views
 from producers.cli.report import CaseStory, Event, RefusedRow, RegionRow, Story, region_table, write_report
@@ -59,6 +59,7 @@ class Demo:
     clock: VirtualClock = field(default_factory=lambda: VirtualClock(START.astimezone(UTC)))
     refused: list[RefusedRow] = field(default_factory=list)
     took: list[Taken] = field(default_factory=list)
+    job: str = ""
 
     def run(self) -> dict[str, Any]:
         """Run everything; returns the summary that was written to `summary.json`.
@@ -117,7 +118,9 @@ class Demo:
 
     def _take_in(self, installation: Installation, sample: Sample) -> None:
         blanks = [f"DEMO{n:06d}" for n in range(1, sample.expected["rows"] + 11)]
-        operate.receive_blanks(installation.context, blanks, blank_type="ssc2", lot="DEMO-1", actor="storekeeper")
+        context, station = installation.context, installation.settings.encoders.station
+        stocking.receive(context, blanks, blank_type="ssc2", lot="DEMO-1", actor="storekeeper")
+        self.job = stocking.issue(context, blanks, station=station, blank_type="ssc2", actor="storekeeper").job_id
         with self._progress("接收批次 Taking in the files", sample.expected["rows"]) as advance:
             for path in sample.files:
                 taken = take_file(
@@ -138,6 +141,7 @@ class Demo:
         """Production, then eight months in which most people come for their card."""
         outlets = Outlets(context=installation.context, comes=nine_in_ten)
         self._produce(installation)
+        self._count_blanks(installation)
         outlets.collect_at_centre()
         days = [0.25, 1, 1, 1, 2, 2, 3, 4, 5, 10, 20, *[20] * 10]
         with self._progress("时间推移 Time goes by", len(days)) as advance:
@@ -167,6 +171,14 @@ class Demo:
                 if time.monotonic() > until:
                     raise NotQuiet("production did not come to rest within two minutes")
             advance(total - made)
+
+    def _count_blanks(self, installation: Installation) -> None:
+        """What was not used goes back into stock, and another person signs the production job if it balances."""
+        with installation.store.transaction() as tx:
+            unused = stock.figures(tx, [self.job])[self.job].unused
+        stocking.give_back(installation.context, self.job, unused, actor="storekeeper")
+        with suppress(Conflict):  # the summary tells
+            stocking.close_job(installation.context, self.job, actor="line leader")
 
     def _settle(self, installation: Installation) -> None:
         if not wait_quiet(installation, timeout_s=60):
@@ -198,6 +210,8 @@ class Demo:
                 city = policies.of(region).city
                 by_region[city] = by_region.get(city, 0) + count
             ledger = stock.ledger_counts(tx)
+            ledger_agrees = stock.balance(tx) == stock.ledger_balance(tx)
+            job = stock.job(tx, self.job)
             cards = sum(views.cards_by_status(tx).values())
             verified = views.verified_cards(tx)
             opened = views.open_accounts(tx)
@@ -208,7 +222,7 @@ class Demo:
         books = bank.ledger.counts()
         blanks = {
             "taken": ledger.get("taken", 0),
-            "issued": ledger.get("issued", 0),
+            "issued": ledger.get("bound", 0),
             "spoiled": ledger.get("spoiled", 0),
         }
         total = sum(by_status.values())
@@ -223,6 +237,8 @@ class Demo:
             "duplicates are those that were made": duplicates == sample.expected["duplicates"],
             "cards, verified cards and blanks issued agree": cards == verified == blanks["issued"],
             "blanks taken are issued or spoiled": blanks["taken"] == blanks["issued"] + blanks["spoiled"],
+            "the production job balances and is signed by two": job is not None and job.state == "closed",
+            "the ledger of blanks agrees with their states": ledger_agrees,
             "accounts agree with the bank's books": opened == books["accounts"],
             "a card for every account": opened == cards,
             "cards by place agree with their custody events": by_row == by_event and sum(by_row.values()) == cards,

@@ -8,7 +8,6 @@ import signal
 import sys
 import tempfile
 import time
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -18,14 +17,23 @@ from rich.table import Table
 
 from config import logs
 from config.release import release
-from config.settings import Settings, load
-from config.wiring import Installation
+from config.settings import load
 from pipeline.clock import SHANGHAI
 from pipeline.errors import NotFound
 from pipeline.states import STAGES
 from producers.cli import errors
+from producers.cli.blank import blank_app
 from producers.cli.card import card_app
+from producers.cli.encoder import encoder_app
 from producers.cli.keys import keys_app
+from producers.cli.terminal import DataDir, JsonFlag, Output
+from producers.cli.terminal import actor as _actor
+from producers.cli.terminal import console as _console
+from producers.cli.terminal import installation_of as _installation
+from producers.cli.terminal import plain as _plain
+from producers.cli.terminal import print_json as _print_json
+from producers.cli.terminal import settings_of as _settings
+from producers.cli.terminal import wants_json as _as_json
 
 app = typer.Typer(
     name="zhika",
@@ -41,7 +49,6 @@ batch_app = typer.Typer(no_args_is_help=True, help="Batches of intake.", rich_ma
 stage_app = typer.Typer(no_args_is_help=True, help="Stages of the line.", rich_markup_mode=None)
 bundle_app = typer.Typer(no_args_is_help=True, help="Bundles of cards.", rich_markup_mode=None)
 outlet_app = typer.Typer(no_args_is_help=True, help="What outlets do.", rich_markup_mode=None)
-blank_app = typer.Typer(no_args_is_help=True, help="The stock of blanks.", rich_markup_mode=None)
 simulate_app = typer.Typer(no_args_is_help=True, help="Stand-ins for the world around.", rich_markup_mode=None)
 db_app = typer.Typer(no_args_is_help=True, help="The database.", rich_markup_mode=None)
 audit_app = typer.Typer(no_args_is_help=True, help="The audit log.", rich_markup_mode=None)
@@ -55,6 +62,7 @@ for name, sub in (
     ("bundle", bundle_app),
     ("outlet", outlet_app),
     ("blank", blank_app),
+    ("encoder", encoder_app),
     ("custody", custody_app),
     ("event", event_app),
     ("simulate", simulate_app),
@@ -64,45 +72,6 @@ for name, sub in (
     ("card", card_app),
 ):
     app.add_typer(sub, name=name)
-
-Output = Annotated[str, typer.Option("-o", "--output", help="table or json", metavar="FORMAT")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="the same as -o json")]
-DataDir = Annotated[Path | None, typer.Option("--data", help="data directory (ZHIKA_DATA_DIR)")]
-
-
-def _settings(data: Path | None = None) -> Settings:
-    settings = load(**({"data_dir": data} if data is not None else {}))
-    logs.configure(settings.log_level)
-    return settings
-
-
-def _installation(data: Path | None = None) -> Installation:
-    return Installation(_settings(data))
-
-
-def _actor() -> str:
-    return f"cli:{os.environ.get('USER') or os.getuid()}"
-
-
-def _as_json(output: str, flag: bool) -> bool:
-    if output not in ("table", "json"):
-        raise typer.BadParameter("table or json", param_hint="-o")
-    return flag or output == "json"
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2, default=_plain))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.strftime("%Y-%m-%dT%H:%M:%SZ")
-    return str(value)
-
-
-def _console() -> Console:
-    """Tables keep their width where there is no terminal. What is shown is text, whatever brackets are in it."""
-    return Console(width=None if sys.stdout.isatty() else 140, markup=False, emoji=False, highlight=False)
 
 
 @app.callback()
@@ -472,20 +441,6 @@ def stage_resume(stage: str, data: DataDir = None) -> None:
     from pipeline.services import operate
 
     operate.resume(_installation(data).context, stage, actor=_actor())
-
-
-@blank_app.command("receive")
-def blank_receive(
-    serials: Annotated[typer.FileText, typer.Argument(help="one serial a line, - for stdin")],
-    lot: Annotated[str, typer.Option()],
-    blank_type: Annotated[str, typer.Option("--type")] = "ssc2",
-    data: DataDir = None,
-) -> None:
-    """Put blanks into stock."""
-    from pipeline.services import operate
-
-    listed = [line.strip() for line in serials if line.strip()]
-    print(operate.receive_blanks(_installation(data).context, listed, blank_type=blank_type, lot=lot, actor=_actor()))
 
 
 @bundle_app.command("list")

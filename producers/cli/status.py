@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from rich.table import Table
 
 from config.wiring import Installation
-from pipeline.store import control, outbox, views
+from pipeline.services import encoders
+from pipeline.store import control, outbox, stock, views
+from pipeline.store.types import Record
+from producers.cli.encoder import as_row, table_of
 
 UP_S = 10.0
 """A role that gave no sign of life for so long is down."""
+
+
+USE = timedelta(days=7)
+"""How far back the use of blanks is looked at, to tell how long those in stock last."""
 
 
 def snapshot(installation: Installation, *, version: str) -> dict[str, Any]:
@@ -22,6 +32,8 @@ def snapshot(installation: Installation, *, version: str) -> dict[str, Any]:
         statuses = views.by_status(tx)
         in_time, late = views.deadlines(tx, now=now)
         blanks = views.blanks(tx)
+        used = stock.used_since(tx, now - USE)
+        readers = encoders.listing(tx, now=now)
         calls = views.calls(tx)
         rows, since = outbox.waiting(tx)
     up = [
@@ -48,10 +60,27 @@ def snapshot(installation: Installation, *, version: str) -> dict[str, Any]:
         ],
         "applications": statuses,
         "deadlines": {"in_time": in_time, "late": late},
-        "blanks": [{"type": b.type, "location": b.location, "state": b.state, "count": b.n} for b in blanks],
+        "encoders": [as_row(reader) for reader in readers],
+        "blanks": _blanks(blanks, used),
         "bank": {"pending": calls.get("pending", 0), "unknown": calls.get("unknown", 0), "done": calls.get("done", 0)},
         "outbox": {"rows": rows, "lag_s": round((now - since).total_seconds(), 1) if since else 0.0},
     }
+
+
+def _blanks(rows: Sequence[Record], used: Mapping[tuple[str, str], int]) -> list[dict[str, Any]]:
+    """Blanks by type and location. What lies at a station lasts by that station's use, what lies in stock by everybody's."""
+    places: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
+    for row in rows:
+        places[row.type, row.location][row.state] = row.n
+    stations = {station for _, station in used}
+    told = []
+    for (kind, location), states in places.items():
+        there = {location} if location in stations else stations
+        daily = sum(n for (of, station), n in used.items() if of == kind and station in there) / USE.days
+        stocked = states.get("stocked", 0)
+        days = round(stocked / daily, 1) if daily else None
+        told.append({"type": kind, "location": location, "stocked": stocked, "days_left": days, "states": states})
+    return told
 
 
 def render(seen: dict[str, Any]) -> list[Any]:
@@ -79,9 +108,13 @@ def render(seen: dict[str, Any]) -> list[Any]:
     roles = Table("角色 role", "", "进程 pid", title="进程 Roles")
     for role in seen["roles"]:
         roles.add_row(role["role"], "✓ up" if role["up"] else "✗ down", str(role["pid"]))
-    blanks = ", ".join(f"{b['state']} {b['count']}" for b in seen["blanks"]) or "–"
+    blanks = Table("卡型 type", "位置 location", "可用 stocked", "天数 days left", "其他 others", title="空白卡 Blanks")
+    for row in seen["blanks"]:
+        others = ", ".join(f"{state} {n}" for state, n in row["states"].items() if state != "stocked")
+        days = "" if row["days_left"] is None else str(row["days_left"])
+        blanks.add_row(row["type"], row["location"], str(row["stocked"]), days, others)
     tail = (
-        f"空白卡 blanks: {blanks} · 银行 bank: {seen['bank']['unknown']} 未知 unknown, {seen['bank']['pending']} 待回 pending"
+        f"银行 bank: {seen['bank']['unknown']} 未知 unknown, {seen['bank']['pending']} 待回 pending"
         f" · 事件 events: {seen['outbox']['rows']} · 超期 late: {seen['deadlines']['late']}"
     )
-    return [stages, statuses, roles, tail]
+    return [stages, statuses, roles, table_of(seen["encoders"]), blanks, tail]

@@ -255,6 +255,7 @@ def test_status_tells_roles_stages_stock_and_bank(line: Line) -> None:
         "stages",
         "applications",
         "deadlines",
+        "encoders",
         "blanks",
         "bank",
         "outbox",
@@ -268,8 +269,8 @@ def test_status_tells_roles_stages_stock_and_bank(line: Line) -> None:
     assert set(told["applications"]) <= set(STATUSES)
     assert sum(told["applications"].values()) == len(line.ids())
     assert set(told["deadlines"]) == {"in_time", "late"}
-    assert all(set(row) == {"type", "location", "state", "count"} for row in told["blanks"])
-    assert sum(row["count"] for row in told["blanks"]) == 200
+    assert all(set(row) == {"type", "location", "stocked", "days_left", "states"} for row in told["blanks"])
+    assert sum(sum(row["states"].values()) for row in told["blanks"]) == 200
     assert set(told["bank"]) == {"pending", "unknown", "done"}
     assert told["bank"]["done"] >= 12
     assert set(told["outbox"]) == {"rows", "lag_s"}

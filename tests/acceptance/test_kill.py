@@ -127,8 +127,8 @@ def _figures(url: str) -> dict[str, int]:
         "spoiled": "SELECT count(*) FROM blanks WHERE state = 'spoiled'",
         "unsettled_blanks": "SELECT count(*) FROM blanks WHERE state IN ('reserved', 'encoding', 'quarantined')",
         "taken": "SELECT count(*) FROM blank_ledger WHERE event = 'taken'",
-        "returned": "SELECT count(*) FROM blank_ledger WHERE event = 'returned'",
-        "issued": "SELECT count(*) FROM blank_ledger WHERE event = 'issued'",
+        "untouched": "SELECT count(*) FROM blank_ledger WHERE event = 'untouched'",
+        "cards_by_ledger": "SELECT count(*) FROM blank_ledger WHERE event = 'bound'",
         "packed_twice": "SELECT count(*) FROM (SELECT application_id FROM transitions WHERE \"to\" = 'dispatch'"
         " AND frm = 'personalisation' GROUP BY 1 HAVING count(*) > 1) x",
     }
@@ -151,6 +151,7 @@ def test_killing_any_process_at_any_moment_loses_and_doubles_nothing(
         serials = tmp_path / "serials"
         serials.write_text("".join(f"K{n:05d}\n" for n in range(1, 2 * APPLICATIONS)))
         assert line.zhika("blank", "receive", str(serials), "--lot", "K").returncode == 0
+        assert line.zhika("blank", "issue", str(serials), "--station", "enc_1").returncode == 0
         today = SystemClock().now().date()
         sample = make_sample(
             tmp_path / "intake", applications=APPLICATIONS, seed=7, policies=load_policies(), today=today
@@ -186,8 +187,8 @@ def test_killing_any_process_at_any_moment_loses_and_doubles_nothing(
     assert seen["cards"] == seen["applications_with_card"] == seen["chips"] == good, told
     assert seen["accounts"] == seen["people_with_account"] == ledger["accounts"] == good, told
     assert seen["unsettled_blanks"] == 0, told
-    assert seen["bound"] == seen["issued"] == good, told
-    assert seen["taken"] == seen["issued"] + seen["spoiled"] + seen["returned"], told
+    assert seen["bound"] == seen["cards_by_ledger"] == good, told
+    assert seen["taken"] == seen["bound"] + seen["spoiled"] + seen["untouched"], told
     assert seen["packed_twice"] == 0, told
     _every_chip_carries_its_own_person(postgres_url, tmp_path)
 

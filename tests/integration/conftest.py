@@ -22,7 +22,8 @@ from pipeline.identifiers import gb11643_check
 from pipeline.person import Person
 from pipeline.policy import Policy
 from pipeline.ports import EncodeOrder, EncodeReport
-from pipeline.services import custody, operate, run_stage, sweep
+from pipeline.services import custody, run_stage, sweep
+from pipeline.services import stock as stocking
 from pipeline.services.accept import Accepted, accept
 from pipeline.services.context import Context
 from pipeline.stages.account import Account
@@ -178,6 +179,14 @@ class Line:
         with self.context.store.transaction() as tx:
             return views.card_row(tx, application_id)
 
+    def supply(self, *serials: str, blank_type: str = "ssc2", station: str = "") -> str:
+        """Blanks come into stock and go to a station; the production job."""
+        stocking.receive(self.context, serials, blank_type=blank_type, lot="L1", note="D1", actor="keeper")
+        issued = stocking.issue(
+            self.context, serials, station=station or self.encoder.station, blank_type=blank_type, actor="keeper"
+        )
+        return issued.job_id
+
     def blanks(self) -> dict[str, int]:
         """Blanks by state."""
         with self.context.store.transaction() as tx:
@@ -251,7 +260,7 @@ class Line:
 
 @pytest.fixture
 def line(store: Store, tmp_path: Path) -> Line:
-    """An installation on a fresh database with 50 blanks."""
+    """An installation on a fresh database with 50 blanks, issued to its station."""
     clock = VirtualClock(START)
     objects = ObjectMemory(key=bytes(32))
     ledger = Ledger()
@@ -268,7 +277,7 @@ def line(store: Store, tmp_path: Path) -> Line:
         Collection(calendar),
     ]
     made = Line(context, {stage.name: stage for stage in stages}, ledger, bank, encoder, clock)
-    operate.receive_blanks(context, [f"BL{n:04d}" for n in range(1, 51)], blank_type="ssc2", lot="L1", actor="test")
+    made.supply(*(f"BL{n:04d}" for n in range(1, 51)))
     return made
 
 

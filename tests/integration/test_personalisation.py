@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import update
 
 from pipeline.application import Submission
-from pipeline.errors import Conflict, NotFound, Refused
+from pipeline.errors import Conflict, NotFound
 from pipeline.services import operate, run_stage
 from pipeline.store import tables as t
 
@@ -39,7 +39,7 @@ def test_a_spoiled_blank_is_written_off_and_the_card_is_made_on_the_next(line: A
     assert line.card(i).blank_serial == "BL0002"
     assert line.card(i).card_number == first.card_number
     assert line.blanks() == {"spoiled": 1, "bound": 1, "stocked": 48}
-    assert line.ledger_counts() == {"received": 50, "taken": 2, "spoiled": 1, "issued": 1}
+    assert line.ledger_counts() == {"received": 50, "issued": 50, "taken": 2, "spoiled": 1, "bound": 1}
 
 
 def test_blanks_that_spoil_one_after_the_other_stop_at_the_limit(line: Any, submission: Make) -> None:
@@ -53,10 +53,10 @@ def test_blanks_that_spoil_one_after_the_other_stop_at_the_limit(line: Any, subm
     operate.release(line.context, [i], reason="reader mended", actor="op")
     line.step("personalisation")
     assert line.status(i) == "dispatch"
-    assert line.ledger_counts() == {"received": 50, "taken": most + 1, "spoiled": most, "issued": 1}
+    assert line.ledger_counts() == {"received": 50, "issued": 50, "taken": most + 1, "spoiled": most, "bound": 1}
 
 
-def test_an_untouched_blank_goes_back_into_stock_and_the_card_is_tried_again_later(line: Any, submission: Make) -> None:
+def test_an_untouched_blank_stays_at_its_station_and_the_card_is_tried_again_later(line: Any, submission: Make) -> None:
     [i] = begun(line, submission())
     line.encoder.verdicts["BL0001"] = "untouched"
     line.step("personalisation")
@@ -67,7 +67,7 @@ def test_an_untouched_blank_goes_back_into_stock_and_the_card_is_tried_again_lat
     line.sweep()
     line.step("personalisation")
     assert line.status(i) == "dispatch"
-    assert line.ledger_counts() == {"received": 50, "taken": 2, "returned": 1, "issued": 1}
+    assert line.ledger_counts() == {"received": 50, "issued": 50, "taken": 2, "untouched": 1, "bound": 1}
 
 
 def test_a_chip_nobody_knows_is_kept_apart_and_only_asked_about(line: Any, submission: Make) -> None:
@@ -104,13 +104,13 @@ def test_a_blank_in_quarantine_is_freed_by_what_the_station_finds(
 
 def test_without_blanks_applications_wait_and_nothing_is_lost(line: Any, submission: Make) -> None:
     used_up(line)
-    operate.receive_blanks(line.context, ["N1", "N2"], blank_type="ssc2", lot="L2", actor="store")
+    line.supply("N1", "N2")
     ids = begun(line, *(submission(n) for n in range(1, 6)))
     line.run()
     assert sorted(line.status(i) for i in ids) == ["dispatch", "dispatch", "held", "held", "held"]
     held = [i for i in ids if line.status(i) == "held"]
     assert {line.why(i) for i in held} == {"blank.shortage"}
-    operate.receive_blanks(line.context, ["N3", "N4", "N5"], blank_type="ssc2", lot="L3", actor="store")
+    line.supply("N3", "N4", "N5")
     assert operate.release(line.context, held, reason="blanks came", actor="op") == 3
     line.run()
     assert {line.status(i) for i in ids} == {"dispatch"}
@@ -119,7 +119,7 @@ def test_without_blanks_applications_wait_and_nothing_is_lost(line: Any, submiss
 
 def test_blanks_of_another_type_are_not_taken(line: Any, submission: Make) -> None:
     used_up(line)
-    operate.receive_blanks(line.context, ["N1"], blank_type="other", lot="L2", actor="store")
+    line.supply("N1", blank_type="other")
     [i] = begun(line, submission())
     line.step("personalisation")
     assert (line.status(i), line.why(i)) == ("held", "blank.shortage")
@@ -167,17 +167,3 @@ def test_only_held_applications_are_released(line: Any, submission: Make) -> Non
         operate.release(line.context, ["app_none"], reason="r", actor="op")
     with pytest.raises(NotFound):
         operate.pause(line.context, "printing", reason="r", actor="op")
-
-
-def test_a_delivery_of_blanks_with_a_fault_is_refused_whole(line: Any) -> None:
-    wrong: list[tuple[list[str], str]] = [
-        ([], "required"),
-        (["N1", " "], "required"),
-        (["N1", "N1"], "blank.duplicate"),
-        (["N1", "BL0001"], "blank.known"),
-    ]
-    for serials, code in wrong:
-        with pytest.raises(Refused) as told:
-            operate.receive_blanks(line.context, serials, blank_type="ssc2", lot="L2", actor="store")
-        assert told.value.reason_code == code
-        assert line.blanks() == {"stocked": 50}

@@ -197,7 +197,7 @@ def test_a_worker_thought_dead_that_comes_back_changes_nothing(line: Any, submis
     assert line.row(i).work == "reconcile"
     run_stage.reconcile(line.context, stage, worker="w1", station="enc_1", limit=8)
     assert line.status(i) == "dispatch"
-    assert line.ledger_counts() == {"received": 50, "taken": 1, "issued": 1}
+    assert line.ledger_counts() == {"received": 50, "issued": 50, "taken": 1, "bound": 1}
 
 
 def test_the_fate_of_a_row_never_repeats_an_act_on_a_chip_and_never_blames_a_neighbour() -> None:

@@ -337,6 +337,54 @@ def upgrade() -> None:
         sqlite_where=sa.text("status = 'open'"),
     )
     op.create_table(
+        "encoders",
+        sa.Column("station", sa.Text(), nullable=False),
+        sa.Column("reader", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("application_id", sa.Text(), nullable=True),
+        sa.Column("cards", sa.Integer(), nullable=False),
+        sa.Column("good", sa.Integer(), nullable=False),
+        sa.Column("spoiled", sa.Integer(), nullable=False),
+        sa.Column("unknown", sa.Integer(), nullable=False),
+        sa.Column("cards_per_hour", sa.Integer(), nullable=False),
+        sa.Column("last_error", sa.Text(), nullable=True),
+        sa.Column("last_card_at", Instant(), nullable=True),
+        sa.Column("heartbeat_at", Instant(), nullable=False),
+        sa.Column("wanted", sa.Text(), nullable=False),
+        sa.CheckConstraint(
+            "state IN ('idle', 'busy', 'paused', 'draining', 'faulted', 'maintenance', 'awaiting_authorisation')",
+            name=op.f("ck_encoders_state"),
+        ),
+        sa.CheckConstraint("wanted IN ('run', 'drain')", name=op.f("ck_encoders_wanted")),
+        sa.PrimaryKeyConstraint("station", "reader", name=op.f("pk_encoders")),
+    )
+    op.create_table(
+        "production_jobs",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("station", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("opened_by", sa.Text(), nullable=False),
+        sa.Column("opened_at", Instant(), nullable=False),
+        sa.Column("closed_by", sa.Text(), nullable=True),
+        sa.Column("closed_at", Instant(), nullable=True),
+        sa.Column("issued", sa.Integer(), nullable=False),
+        sa.Column("good", sa.Integer(), nullable=False),
+        sa.Column("spoiled", sa.Integer(), nullable=False),
+        sa.Column("returned", sa.Integer(), nullable=False),
+        sa.Column("missing", sa.Integer(), nullable=False),
+        sa.CheckConstraint("state IN ('open', 'closed')", name=op.f("ck_production_jobs_state")),
+        sa.CheckConstraint(
+            "state <> 'closed' OR good + spoiled + returned + missing = issued",
+            name=op.f("ck_production_jobs_balanced"),
+        ),
+        sa.CheckConstraint(
+            "state <> 'closed' OR (closed_by IS NOT NULL AND closed_by <> opened_by)",
+            name=op.f("ck_production_jobs_two_people"),
+        ),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_production_jobs")),
+    )
+    op.create_table(
         "blanks",
         sa.Column("serial", sa.Text(), nullable=False),
         sa.Column("type", sa.Text(), nullable=False),
@@ -345,27 +393,37 @@ def upgrade() -> None:
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("application_id", sa.Text(), nullable=True),
         sa.Column("station", sa.Text(), nullable=True),
+        sa.Column("job_id", sa.Text(), nullable=True),
         sa.Column("received_at", Instant(), nullable=False),
         sa.Column("changed_at", Instant(), nullable=False),
         sa.Column("problem", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "state IN ('stocked', 'reserved', 'encoding', 'quarantined', 'bound', 'spoiled', 'test', 'destroyed')",
+            "state IN ('stocked', 'reserved', 'encoding', 'quarantined', 'bound', 'spoiled', 'missing', 'test', 'destroyed')",
             name=op.f("ck_blanks_state"),
         ),
         sa.CheckConstraint(
-            "state NOT IN ('reserved', 'encoding', 'quarantined', 'bound') OR application_id IS NOT NULL",
+            "state NOT IN ('reserved', 'encoding', 'quarantined', 'bound') OR (application_id IS NOT NULL AND job_id IS NOT NULL)",
             name=op.f("ck_blanks_bound_to"),
         ),
         sa.ForeignKeyConstraint(["application_id"], ["applications.id"], name=op.f("fk_blanks_application_id")),
+        sa.ForeignKeyConstraint(["job_id"], ["production_jobs.id"], name=op.f("fk_blanks_job_id")),
         sa.PrimaryKeyConstraint("serial", name=op.f("pk_blanks")),
     )
     op.create_index(
         "ix_blanks_stocked",
         "blanks",
-        ["type", "serial"],
+        ["type", "station", "serial"],
         unique=False,
         postgresql_where=sa.text("state = 'stocked'"),
         sqlite_where=sa.text("state = 'stocked'"),
+    )
+    op.create_index(
+        "ix_blanks_out",
+        "blanks",
+        ["job_id"],
+        unique=False,
+        postgresql_where=sa.text("state IN ('stocked', 'reserved', 'encoding', 'quarantined')"),
+        sqlite_where=sa.text("state IN ('stocked', 'reserved', 'encoding', 'quarantined')"),
     )
     op.create_index(
         "uq_blanks_application",
@@ -455,15 +513,34 @@ def upgrade() -> None:
         sa.Column("event", sa.Text(), nullable=False),
         sa.Column("application_id", sa.Text(), nullable=True),
         sa.Column("station", sa.Text(), nullable=True),
+        sa.Column("job_id", sa.Text(), nullable=True),
         sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("witness", sa.Text(), nullable=True),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("document", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "event IN ('received', 'taken', 'issued', 'spoiled', 'quarantined', 'returned', 'destroyed')",
+            "event IN ('received', 'issued', 'taken', 'untouched', 'quarantined', 'bound', 'spoiled', 'returned', 'missing', 'found', 'destroyed')",
             name=op.f("ck_blank_ledger_event"),
         ),
+        sa.CheckConstraint("witness IS NULL OR witness <> actor", name=op.f("ck_blank_ledger_two_people")),
+        sa.CheckConstraint(
+            "event NOT IN ('missing', 'found', 'destroyed') OR (witness IS NOT NULL AND reason IS NOT NULL)",
+            name=op.f("ck_blank_ledger_witnessed"),
+        ),
+        sa.CheckConstraint("event <> 'destroyed' OR document IS NOT NULL", name=op.f("ck_blank_ledger_certified")),
         sa.ForeignKeyConstraint(["serial"], ["blanks.serial"], name=op.f("fk_blank_ledger_serial")),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_blank_ledger")),
     )
-    op.create_index("ix_blank_ledger_event", "blank_ledger", ["event"], unique=False)
+    op.create_index("ix_blank_ledger_event", "blank_ledger", ["event", "at"], unique=False)
+    op.create_index(
+        "ix_blank_ledger_job",
+        "blank_ledger",
+        ["job_id", "event"],
+        unique=False,
+        postgresql_where=sa.text("job_id IS NOT NULL"),
+        sqlite_where=sa.text("job_id IS NOT NULL"),
+    )
+    op.create_index("ix_blank_ledger_serial", "blank_ledger", ["serial"], unique=False)
     op.create_table(
         "cards",
         sa.Column("id", sa.Text(), nullable=False),
@@ -571,6 +648,13 @@ def downgrade() -> None:
     op.drop_index("ix_cards_person", table_name="cards")
     op.drop_index("ix_cards_bundle", table_name="cards")
     op.drop_table("cards")
+    op.drop_index("ix_blank_ledger_serial", table_name="blank_ledger")
+    op.drop_index(
+        "ix_blank_ledger_job",
+        table_name="blank_ledger",
+        postgresql_where=sa.text("job_id IS NOT NULL"),
+        sqlite_where=sa.text("job_id IS NOT NULL"),
+    )
     op.drop_index("ix_blank_ledger_event", table_name="blank_ledger")
     op.drop_table("blank_ledger")
     op.drop_index(
@@ -598,7 +682,15 @@ def downgrade() -> None:
         postgresql_where=sa.text("state = 'stocked'"),
         sqlite_where=sa.text("state = 'stocked'"),
     )
+    op.drop_index(
+        "ix_blanks_out",
+        table_name="blanks",
+        postgresql_where=sa.text("state IN ('stocked', 'reserved', 'encoding', 'quarantined')"),
+        sqlite_where=sa.text("state IN ('stocked', 'reserved', 'encoding', 'quarantined')"),
+    )
     op.drop_table("blanks")
+    op.drop_table("production_jobs")
+    op.drop_table("encoders")
     op.drop_index(
         "uq_accounts_open",
         table_name="accounts",
