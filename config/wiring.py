@@ -241,6 +241,8 @@ class Installation:
         """Let go of everything that was built."""
         if "encoder" in self.__dict__:
             self.encoder.close()
+        if "keys" in self.__dict__ and (release := getattr(self.keys, "close", None)) is not None:
+            release()
         for gateway in self._gateways.values():
             close = getattr(gateway, "close", None)
             if close is not None:

@@ -81,7 +81,7 @@ def _stock_up(installation: Installation, count: int) -> None:
     with installation.store.transaction() as tx:
         empty = not balance(tx)
     if empty and count:
-        serials = [f"VIRT{n:06d}" for n in range(1, count + 1)]
+        serials = [f"5A{n:06X}" for n in range(1, count + 1)]
         context, station = installation.context, installation.settings.encoders.station
         stock.receive(context, serials, blank_type="ssc2", lot="VIRTUAL-1", actor="zhika up")
         stock.issue(context, count, station=station, blank_type="ssc2", actor="zhika up")

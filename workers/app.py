@@ -18,7 +18,7 @@ from pipeline.messages import queue_name
 from pipeline.services import run_stage, sweep
 from pipeline.services.context import Context
 from pipeline.stages.base import Stage
-from workers import actors
+from workers import actors, heartbeat
 from workers.broker import InProcessBroker, SafeRabbitmqBroker, make_broker
 
 log = logging.getLogger("zhika.worker")
@@ -59,6 +59,10 @@ def worker(
         )
         for stage in stations
     ]
+    if stations:
+        loops.append(
+            threading.Thread(target=heartbeat.run, args=(installation, stopping), name="heartbeat", daemon=True)
+        )
     queues = {queue_name(stage, lane) for stage in stages for lane in LANES}
     engine = Worker(used, queues=queues, worker_threads=settings.workers.threads, worker_timeout=200)
     engine.queue_prefetch = settings.workers.threads

@@ -87,6 +87,7 @@ class LocalEncoder:
         self._printer = printer
         self._release = release
         self._stopped = threading.Event()
+        self._in_hand: dict[str, str] = {}
         self._ready = ThreadPoolExecutor(1, thread_name_prefix=f"ready-{station}")
 
     def loaded(self) -> tuple[str, ...] | None:
@@ -114,6 +115,10 @@ class LocalEncoder:
     def status(self) -> tuple[ReaderStatus, ...]:
         """The readers at this moment."""
         return self._pool.status()
+
+    def in_hand(self, serial: str | None) -> str | None:
+        """The application whose card is being made on this blank."""
+        return None if serial is None else self._in_hand.get(serial)
 
     def drain(self, reader: str, *, draining: bool) -> None:
         """Let a reader finish its card and take no more, or take cards again.
@@ -148,11 +153,14 @@ class LocalEncoder:
 
         def job(connect: Connect, ready: _Prepared) -> tuple[Report, bytes]:
             self._go_on()
+            self._in_hand[serial] = order.application_id
             try:
                 report = work(self._cards, ready.plan, serial, connect)
             except KeyRefused:
                 self._stopped.set()
                 raise
+            finally:
+                self._in_hand.pop(serial, None)
             if report.keys_refused:
                 self._stopped.set()
             return report, ready.face

@@ -270,6 +270,7 @@ class Personalisation:
             number_prefix=policy.card_number_prefix.value,
             issued_on=civil_date(now),
             station=self._encoder.station,
+            serials=self._encoder.loaded(),
         )
 
     def _order(self, request: CardRequest) -> EncodeOrder | CardReply | Exception:

@@ -427,6 +427,13 @@ Index(
     postgresql_where=text("status <> 'voided'"),
     sqlite_where=text("status <> 'voided'"),
 )
+Index(
+    "uq_cards_chip",
+    cards.c.chip_id,
+    unique=True,
+    postgresql_where=text("status <> 'voided'"),
+    sqlite_where=text("status <> 'voided'"),
+)
 Index("ix_cards_person", cards.c.person_id)
 Index("ix_cards_bundle", cards.c.bundle_id)
 

@@ -117,7 +117,7 @@ class Demo:
             )
 
     def _take_in(self, installation: Installation, sample: Sample) -> None:
-        blanks = [f"DEMO{n:06d}" for n in range(1, sample.expected["rows"] + 11)]
+        blanks = [f"DE{n:06X}" for n in range(1, sample.expected["rows"] + 11)]
         context, station = installation.context, installation.settings.encoders.station
         stocking.receive(context, blanks, blank_type="ssc2", lot="DEMO-1", actor="storekeeper")
         self.job = stocking.issue(context, blanks, station=station, blank_type="ssc2", actor="storekeeper").job_id

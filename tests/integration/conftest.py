@@ -49,6 +49,9 @@ class StubEncoder:
     verdicts: dict[str, str] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
 
+    def loaded(self) -> tuple[str, ...] | None:
+        return None
+
     def personalise(self, orders: Sequence[EncodeOrder]) -> Mapping[str, EncodeReport | Exception]:
         return {o.application_id: self._report("make", o) for o in orders}
 

@@ -7,15 +7,12 @@ makes one card and may be killed at it: `python -m tests.support.bay DIRECTORY R
 from __future__ import annotations
 
 import io
-import os
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date
 from enum import StrEnum
 from pathlib import Path
@@ -25,23 +22,27 @@ from PIL import Image
 from card_personalization.errors import CardLost
 from card_personalization.journal import Journal
 from card_personalization.keys.software import SoftwareKeys
+from card_personalization.pool import ReaderState
 from card_personalization.profiles import load_profile
+from card_personalization.readers import VirtualReader
 from card_personalization.simulator.connection import CardStore, Silent, VirtualConnection
 from card_personalization.simulator.faults import COMMANDS
 from card_personalization.simulator.vpcd import VpcdCard
+from pipeline.errors import TransientError
 from pipeline.gateways.encoder import LocalEncoder, open_pcsc
 from pipeline.identifiers import card_number, gb11643_check
 from pipeline.person import Person
 from pipeline.ports import EncodeOrder, EncodeReport
-from tests.support.matrix import Holder, Transmit, essence, failed_authentications, holder_of
-from tests.support.pcscd import POLL_S, Pcscd
+from tests.support.matrix import Holder, essence, failed_authentications, holder_of
+from tests.support.pcscd import Pcscd
 
 ROOT = Path(__file__).parents[2]
 PROFILE = load_profile(ROOT / "config" / "cards" / "ssc2.toml")
-MUTATING = frozenset({"UPDATE RECORD", "STORE DATA"})
+PROFILES = {PROFILE.name: PROFILE}
 FOREIGN = "FFFFFFFF"
 WATCHDOG_S = 1.0
 SOON_S = 20.0
+KILLED = "killed"
 
 
 class Strike(StrEnum):
@@ -65,7 +66,8 @@ class Strike(StrEnum):
     """... after it has carried it out."""
 
 
-_BY_ITSELF = frozenset({Strike.WORKER, Strike.WORKER_AFTER})
+Work = Callable[[Sequence[EncodeOrder]], Mapping[str, EncodeReport | Exception]]
+Answer = Callable[["_StruckCard", bytes], tuple[bytes, int]]
 
 
 def encode_order(number: int, serial: str) -> EncodeOrder:
@@ -123,7 +125,7 @@ def station(directory: Path, reader: str) -> LocalEncoder:
         "S1",
         names=[reader],
         keys=SoftwareKeys.demo(),
-        profiles={PROFILE.name: PROFILE},
+        profiles=PROFILES,
         watchdog_s=WATCHDOG_S,
     )
 
@@ -137,11 +139,9 @@ def soon(reached: Callable[[], bool]) -> None:
 
 
 class _StruckCard(VirtualConnection):
-    """A card that something happens to at its n-th command, once; `heard` are the names of all."""
+    """A card that something happens to at its n-th command, once. `heard` are the names of all."""
 
-    def __init__(
-        self, card: VirtualConnection, number: int, strike: Callable[[Callable[[], tuple[bytes, int]]], tuple[bytes, int]]
-    ) -> None:
+    def __init__(self, card: VirtualConnection, number: int = 0, strike: Answer | None = None) -> None:
         self.card = card
         self.heard: list[str] = []
         self._number = number
@@ -153,8 +153,8 @@ class _StruckCard(VirtualConnection):
 
     def transmit(self, apdu: bytes, /) -> tuple[bytes, int]:
         self.heard.append(COMMANDS[apdu[1]])
-        if len(self.heard) == self._number:
-            return self._strike(lambda: self.card.transmit(apdu))
+        if self._strike is not None and len(self.heard) == self._number:
+            return self._strike(self, apdu)
         return self.card.transmit(apdu)
 
     def reset(self) -> None:
@@ -164,74 +164,202 @@ class _StruckCard(VirtualConnection):
         self.card.close()
 
 
-@dataclass
 class Bay:
-    """The first reader of `pcscd` and the station that it belongs to."""
+    """The first reader of a pcscd, the station it belongs to, and the box of blanks beside it."""
 
-    directory: Path
-    pcscd: Pcscd
-    struck: threading.Event = field(default_factory=threading.Event)
-    _inside: list[VpcdCard] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.box = CardStore(self.directory / "cards")
+    def __init__(self, directory: Path, pcscd: Pcscd) -> None:
+        self.directory = directory
+        self.box = CardStore(directory / "cards")
         self.box.insert(FOREIGN).close()
+        self._pcscd = pcscd
+        self._reader = pcscd.readers[0]
+        self._inside: list[VpcdCard] = []
+        self._worker: subprocess.Popen[bytes] | None = None
 
-    @property
-    def reader(self) -> str:
-        return self.pcscd.readers[0]
+    def open_attempts(self) -> list[tuple[str, str]]:
+        """Order and blank of each."""
+        attempts = Journal(self.directory / "station" / "journal").open_attempts()
+        return [(attempt.order_id, attempt.serial) for attempt in attempts]
 
-    def insert(self, card: VirtualConnection) -> None:
-        """Put a card in."""
-        inside = VpcdCard("127.0.0.1", self.pcscd.ports[0], lambda: card)
+    def holder(self, serial: str) -> Holder:
+        """Whose the card is, for a terminal that knows nothing of us."""
+        card = self.box.insert(serial)
+        try:
+            return holder_of(card.transmit)
+        finally:
+            card.close()
+
+    def good(self, order: EncodeOrder) -> list[str]:
+        """Make a card that nothing happens to; the commands it took, by name."""
+        card = _StruckCard(self.box.insert(order.blank_serial))
+        self._insert(card)
+        with station(self.directory, self._reader) as encoder:
+            assert self._given(encoder, order, encoder.personalise) == "verified"
+            self._pull()
+        return card.heard
+
+    def aside(self, order: EncodeOrder) -> str:
+        """Offer a blank from the box to an order, in a reader of its own at the same station."""
+        reader = VirtualReader("aside", self.box.insert)
+        journal_dir = self.directory / "station" / "journal"
+        with LocalEncoder(
+            "S1", readers=[reader], keys=SoftwareKeys.demo(), journal_dir=journal_dir, profiles=PROFILES
+        ) as encoder:
+            return verdict(encoder.personalise([order])[order.application_id])
+
+    def strike(
+        self, order: EncodeOrder, strike: Strike, number: int, *, between: Callable[[str], None]
+    ) -> tuple[str, str]:
+        """Make a card that is struck at its n-th command, put right what happened, and recover.
+
+        What the station said first and last; `between` is called with the first before anything is put right.
+        """
+        struck = threading.Event()
+
+        def happen(card: _StruckCard, apdu: bytes) -> tuple[bytes, int]:
+            try:
+                return self._happen(strike, card, apdu)
+            finally:
+                struck.set()
+
+        self._insert(_StruckCard(self.box.insert(order.blank_serial), number, happen))
+        if strike in (Strike.WORKER, Strike.WORKER_AFTER):
+            self._run_worker(order)
+            between(KILLED)
+            self._pull()
+            with station(self.directory, self._reader) as encoder:
+                return KILLED, self._recovered(encoder, order)
+        with station(self.directory, self._reader) as encoder:
+            first = self._given(encoder, order, encoder.personalise)
+            assert struck.wait(SOON_S), "it was not struck"
+            between(first)
+            if strike is Strike.SERVICE:
+                self._pcscd.start()
+            if strike is Strike.SWAP:
+                self._refuse_foreign(encoder, order)
+            self._pull()
+            try:
+                return first, self._recovered(encoder, order)
+            except TransientError:
+                assert strike is Strike.SWAP_UNSEEN, "only another card refuses our keys"
+        self._pull()
+        with station(self.directory, self._reader) as encoder:
+            return first, self._recovered(encoder, order)
+
+    def _happen(self, strike: Strike, card: _StruckCard, apdu: bytes) -> tuple[bytes, int]:
+        match strike:
+            case Strike.TEAR:
+                self._pull()
+                raise CardLost("torn")
+            case Strike.TEAR_AFTER:
+                card.card.transmit(apdu)
+                self._pull()
+                raise CardLost("torn")
+            case Strike.MUTE:
+                raise Silent("mute")
+            case Strike.SWAP:
+                self._pull()
+                raise CardLost("pulled")
+            case Strike.SWAP_UNSEEN:
+                card.card = self.box.insert(FOREIGN)
+                return card.card.transmit(apdu)
+            case Strike.SERVICE:
+                self._pcscd.kill()
+                return card.card.transmit(apdu)
+            case Strike.WORKER:
+                self._kill_worker()
+                raise Silent("nobody waits for the answer")
+            case Strike.WORKER_AFTER:
+                answer = card.card.transmit(apdu)
+                self._kill_worker()
+                return answer
+
+    def _run_worker(self, order: EncodeOrder) -> None:
+        command = [
+            sys.executable,
+            "-m",
+            __name__,
+            str(self.directory),
+            self._reader,
+            order.application_id.removeprefix("app_"),
+            order.blank_serial,
+        ]
+        self._worker = subprocess.Popen(command, cwd=ROOT)
+        assert self._worker.wait(SOON_S) == -signal.SIGKILL
+
+    def _kill_worker(self) -> None:
+        assert self._worker is not None
+        self._worker.send_signal(signal.SIGKILL)
+        self._worker.wait()
+
+    def _refuse_foreign(self, encoder: LocalEncoder, order: EncodeOrder) -> None:
+        """Put another card in: it is seen, and is not this order's."""
+        soon(lambda: encoder.status()[0].state == ReaderState.EMPTY)
+        self._insert(self.box.insert(FOREIGN))
+        soon(lambda: encoder.loaded() == (FOREIGN,))
+        assert verdict(encoder.recover([order])[order.application_id]) == "OutcomeUnknown"
+
+    def _recovered(self, encoder: LocalEncoder, order: EncodeOrder) -> str:
+        soon(lambda: encoder.status()[0].state == ReaderState.EMPTY)
+        self._insert(self.box.insert(order.blank_serial))
+        last = self._given(encoder, order, encoder.recover)
+        self._pull()
+        return last
+
+    def _given(self, encoder: LocalEncoder, order: EncodeOrder, work: Work) -> str:
+        """The station's word on an order that it is given once the blank lies in its reader."""
+        soon(lambda: encoder.loaded() == (order.blank_serial,))
+        return verdict(work([order])[order.application_id])
+
+    def _insert(self, card: VirtualConnection) -> None:
+        inside = VpcdCard("127.0.0.1", self._pcscd.ports[0], lambda: card)
         self._inside.append(inside)
         threading.Thread(target=inside.run, daemon=True).start()
 
-    def pull(self) -> None:
-        """Take out whatever is in the reader."""
+    def _pull(self) -> None:
         while self._inside:
             self._inside.pop().stop()
 
-    def good(self, order: EncodeOrder) -> list[str]:
-        """Make a card without any fault; the commands it took, by name."""
-        card = self._card(order.blank_serial)
-        self.insert(card)
-        with station(self.directory, self.reader) as encoder:
-            reply = self.when_loaded(encoder, order, encoder.personalise)
-            self.pull()
-        assert verdict(reply) == "verified", reply
-        return card.heard
 
-    def strike(self, order: EncodeOrder, strike: Strike, number: int) -> tuple[str, str]:
-        """Make a card while it is struck, put right what was done to it, and recover: what was said first and last."""
-        self.struck.clear()
-        if strike in _BY_ITSELF:
-            first = self._killed(order, number, carried_out=strike is Strike.WORKER_AFTER)
-            self.pull()
-            with station(self.directory, self.reader) as encoder:
-                return first, self._recovered(encoder, order)
-        self.insert(self._card(order.blank_serial, number, self._struck(strike)))
-        with station(self.directory, self.reader) as encoder:
-            first = verdict(self.when_loaded(encoder, order, encoder.personalise))
-            assert self.struck.wait(SOON_S), "the fault did not strike"
-            if strike is Strike.SERVICE:
-                self.pcscd.start()
-            self.pull()
-            return first, self._recovered(encoder, order)
+def follow(bay: Bay, strike: Strike, number: int, *, order: EncodeOrder, other: EncodeOrder) -> tuple[str, str]:
+    """Strike a blank, hold the station to every promise about it, and see it settled: what was said first and last.
 
-    def when_loaded(
-        self,
-        encoder: LocalEncoder,
-        order: EncodeOrder,
-        work: Callable[[list[EncodeOrder]], Mapping[str, EncodeReport | Exception]],
-    ) -> EncodeReport | Exception:
-        """Give the station the order once its blank lies in the reader."""
-        soon(lambda: encoder.loaded() == (order.blank_serial,))
-        return work([order])[order.application_id]
+    `other` is an order for the same blank.
+    """
+    serial, this = order.blank_serial, [(order.application_id, order.blank_serial)]
+    fresh, foreign = bay.box.inspect(serial), bay.box.inspect(FOREIGN)
 
-    def _recovered(self, encoder: LocalEncoder, order: EncodeOrder) -> str:
-        soon(lambda: encoder.status()[0].state == "empty")
-        self.insert(self.box.insert(order.blank_serial))
-        last = verdict(self.when_loaded(encoder, order, encoder.recover))
-        self.pull()
-        return last
+    def judge(first: str) -> None:
+        struck, swapped = bay.box.inspect(serial), bay.box.inspect(FOREIGN)
+        touched, begun = essence(struck) != essence(fresh), bay.open_attempts()
+        assert essence(swapped) == essence(foreign), "a card that was not meant was written"
+        assert failed_authentications(struck, fresh) + failed_authentications(swapped, foreign) <= 1
+        assert first in ("untouched", "unknown", "OutcomeUnknown", KILLED)
+        assert begun in ([], this)
+        assert begun or not touched, "the journal does not know of a blank that was written"
+        assert not (begun and first == "untouched"), "a blank that was begun was given back as untouched"
+
+    first, last = bay.strike(order, strike, number, between=judge)
+    assert bay.open_attempts() == []
+    assert essence(bay.box.inspect(FOREIGN)) == essence(foreign)
+    assert last in ("verified", "untouched")
+    owner, stranger = (order, other) if last == "verified" else (other, order)
+    if last == "untouched":
+        assert essence(bay.box.inspect(serial)) == essence(fresh)
+        assert bay.aside(other) == "verified"
+    assert bay.holder(serial) == holder(owner)
+    card = bay.box.inspect(serial)
+    assert bay.aside(stranger) == "unknown"
+    assert bay.box.inspect(serial) == card
+    return first, last
+
+
+def _work_alone(directory: Path, reader: str, number: int, serial: str) -> None:
+    order = encode_order(number, serial)
+    with station(directory, reader) as encoder:
+        soon(lambda: encoder.loaded() == (serial,))
+        encoder.personalise([order])
+
+
+if __name__ == "__main__":
+    _work_alone(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4])

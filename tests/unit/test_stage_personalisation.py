@@ -71,6 +71,9 @@ class Bench:
         self.made: list[list[EncodeOrder]] = []
         self.recovered: list[list[EncodeOrder]] = []
 
+    def loaded(self) -> tuple[str, ...] | None:
+        return None
+
     def personalise(self, orders: Sequence[EncodeOrder]) -> dict[str, Any]:
         self.made.append(list(orders))
         return self._answered(orders)

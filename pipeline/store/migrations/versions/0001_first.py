@@ -580,6 +580,14 @@ def upgrade() -> None:
     op.create_index("ix_cards_bundle", "cards", ["bundle_id"], unique=False)
     op.create_index("ix_cards_person", "cards", ["person_id"], unique=False)
     op.create_index(
+        "uq_cards_chip",
+        "cards",
+        ["chip_id"],
+        unique=True,
+        postgresql_where=sa.text("status <> 'voided'"),
+        sqlite_where=sa.text("status <> 'voided'"),
+    )
+    op.create_index(
         "uq_cards_unvoided",
         "cards",
         ["application_id"],
@@ -641,6 +649,12 @@ def downgrade() -> None:
     op.drop_table("custody_events")
     op.drop_index(
         "uq_cards_unvoided",
+        table_name="cards",
+        postgresql_where=sa.text("status <> 'voided'"),
+        sqlite_where=sa.text("status <> 'voided'"),
+    )
+    op.drop_index(
+        "uq_cards_chip",
         table_name="cards",
         postgresql_where=sa.text("status <> 'voided'"),
         sqlite_where=sa.text("status <> 'voided'"),
