@@ -9,7 +9,7 @@ UV_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_ROOT_USER_ACTION := ignore
 
-.PHONY: help demo test check bench services up docs lock clean
+.PHONY: help demo test soak check bench services up docs lock clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,6 +31,9 @@ demo: $(VENV)/.base ## the whole story without a server; report in out/demo
 
 test: $(VENV)/.test services ## set up, start what is missing, and run every test
 	@$(BIN)/python -m pytest
+
+soak: $(VENV)/.test ## every fault at every command of a card over pcscd; about ten minutes, a table at the end
+	@$(BIN)/python -m pytest -m soak -s
 
 check: $(VENV)/.test ## formatter, linter, types, import contracts
 	@$(BIN)/ruff check .

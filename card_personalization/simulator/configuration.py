@@ -46,13 +46,17 @@ _MAX_KVN = 0x7F
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KeySet:
-    """One key version of the security domain: masters, and how this card's keys come from them (`fixed`: as they are)."""
+    """One key version of the security domain: masters, and how this card's keys come from them (`fixed`: as they are).
+
+    `protocol` is SCP and i where they are not the security domain's usual ones.
+    """
 
     kvn: int = 0x20
     enc: bytes = field(default=_DEMO_KMC, repr=False)
     mac: bytes = field(default=_DEMO_KMC, repr=False)
     dek: bytes = field(default=_DEMO_KMC, repr=False)
     diversification: Diversification = "emv"
+    protocol: tuple[int, int] | None = None
 
     def on_card(self, kdd: bytes) -> StaticKeys:
         """The keys of the card with these 10 bytes of diversification data."""
@@ -73,12 +77,12 @@ class CardManager:
     counter: int = 1
 
     def __post_init__(self) -> None:
-        if self.i not in SUPPORTED_I.get(self.scp, ()):
-            raise ValueError(f"no such secure channel: SCP{self.scp:02X} i={self.i:02X}")
-        sizes = _AES_KEY_SIZES if self.scp == SCP03 else (16,)
-        for keys in self.key_sets:
+        for scp, i, keys in ((*(keys.protocol or (self.scp, self.i)), keys) for keys in self.key_sets):
+            if i not in SUPPORTED_I.get(scp, ()):
+                raise ValueError(f"no such secure channel: SCP{scp:02X} i={i:02X}")
+            sizes = _AES_KEY_SIZES if scp == SCP03 else (16,)
             if {len(keys.enc), len(keys.mac), len(keys.dek)} - {*sizes} or not 1 <= keys.kvn <= _MAX_KVN:
-                raise ValueError(f"key version {keys.kvn:02X} does not fit SCP{self.scp:02X}")
+                raise ValueError(f"key version {keys.kvn:02X} does not fit SCP{scp:02X}")
         if len({keys.kvn for keys in self.key_sets}) != len(self.key_sets) or not self.key_sets:
             raise ValueError("key versions must be different, and there must be one")
 
@@ -121,7 +125,6 @@ class Blank:
         kdd = city + _VISIBLE_MAKER[:2] + chip_serial + bytes.fromhex("0001")
         cells = {
             "domain/state": bytes((DOMAIN_INITIALIZED,)),
-            "domain/protocol": bytes((manager.scp, manager.i)),
             "domain/failures": b"\x00",
             "domain/data/0042": bytes.fromhex("99990001"),
             "domain/data/0045": chip_serial,
@@ -129,7 +132,8 @@ class Blank:
             "domain/data/9F7F": _production_data(chip_serial),
         }
         for keys in manager.key_sets:
-            cells |= key_cells(keys.kvn, keys.on_card(kdd), manager.counter)
+            protocol = bytes(keys.protocol or (manager.scp, manager.i))
+            cells |= key_cells(keys.kvn, keys.on_card(kdd), manager.counter, protocol)
         return cells
 
 
@@ -138,14 +142,15 @@ def state_cell(aid: bytes) -> str:
     return f"application/{aid.hex().upper()}/state"
 
 
-def key_cells(kvn: int, keys: StaticKeys, counter: int) -> Cells:
-    """A key version with its sequence counter."""
+def key_cells(kvn: int, keys: StaticKeys, counter: int, protocol: bytes) -> Cells:
+    """A key version with its sequence counter and the protocol, SCP and i, that it is for."""
     base = f"domain/keys/{kvn:02X}"
     return {
         f"{base}/enc": keys.enc,
         f"{base}/mac": keys.mac,
         f"{base}/dek": keys.dek,
         f"{base}/counter": counter.to_bytes(3, "big"),
+        f"{base}/protocol": protocol,
     }
 
 

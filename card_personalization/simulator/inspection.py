@@ -101,18 +101,20 @@ def _secret(cells: Cells, name: str) -> SecretView:
 
 
 def _domain(cells: Cells) -> DomainView:
-    scp, i = cells["domain/protocol"]
-    kcv = ciphers.des_kcv if scp == SCP02 else ciphers.aes_kcv
-    versions = {int(name.split("/")[2], 16) for name in cells if name.startswith("domain/keys/")}
+    versions = list(dict.fromkeys(int(name.split("/")[2], 16) for name in cells if name.startswith("domain/keys/")))
     base = "domain/keys/{:02X}/{}".format
+    scp, i = cells[base(versions[0], "protocol")]
+
+    def kcvs(n: int) -> tuple[bytes, bytes, bytes]:
+        kcv = ciphers.des_kcv if cells[base(n, "protocol")][0] == SCP02 else ciphers.aes_kcv
+        return kcv(cells[base(n, "enc")]), kcv(cells[base(n, "mac")]), kcv(cells[base(n, "dek")])
+
     return DomainView(
         state=cells["domain/state"][0],
         scp=scp,
         i=i,
         failures=cells["domain/failures"][0],
-        kcvs={
-            n: (kcv(cells[base(n, "enc")]), kcv(cells[base(n, "mac")]), kcv(cells[base(n, "dek")])) for n in versions
-        },
+        kcvs={n: kcvs(n) for n in versions},
         counters={n: int.from_bytes(cells[base(n, "counter")], "big") for n in versions},
     )
 

@@ -123,8 +123,8 @@ class IssuerDomain:
             case 0x00E0:
                 return self._key_templates(), OK
             case 0x00C1:
-                size = 2 if self._memory["domain/protocol"][0] == SCP02 else 3
                 default = self._secure.key_versions()[0]
+                size = 2 if self._secure.protocol(default)[0] == SCP02 else 3
                 return tlv(tag, self._secure.counter(default).to_bytes(size, "big")), OK
         value = self._memory.get(f"domain/data/{tag:04X}")
         if value is None:
@@ -133,15 +133,17 @@ class IssuerDomain:
 
     def _recognition(self) -> bytes:
         known = b"".join(tlv(tag, bytes.fromhex(value)) for tag, value in _RECOGNITION)
-        protocol = tlv(0x64, tlv(0x06, _PROTOCOL_OID + self._memory["domain/protocol"]))
-        return tlv(0x66, tlv(0x73, known + protocol))
+        protocols = dict.fromkeys(self._secure.protocol(kvn) for kvn in self._secure.key_versions())
+        there = b"".join(tlv(0x64, tlv(0x06, _PROTOCOL_OID + bytes(protocol))) for protocol in protocols)
+        return tlv(0x66, tlv(0x73, known + there))
 
     def _key_type(self) -> int:
-        return _DES_KEY if self._memory["domain/protocol"][0] == SCP02 else _AES_KEY
+        """The type of the keys that the session is for."""
+        return _type_for(self._secure.used)
 
     def _key_templates(self) -> bytes:
         rows = b"".join(
-            tlv(0xC0, bytes((number, kvn, self._key_type(), len(self._secure.keys(kvn).enc))))
+            tlv(0xC0, bytes((number, kvn, _type_for(self._secure.protocol(kvn)), len(self._secure.keys(kvn).enc))))
             for kvn in self._secure.key_versions()
             for number in (1, 2, 3)
         )
@@ -333,7 +335,11 @@ class IssuerDomain:
         if not 1 <= load.kvn <= 0x7F:
             raise Refused(WRONG_DATA)
         enc, mac, dek = load.values
-        self._secure.load(load.kvn, StaticKeys(enc, mac, dek))
+        self._secure.load(load.kvn, StaticKeys(enc, mac, dek), bytes(self._secure.used))
+
+
+def _type_for(protocol: tuple[int, int]) -> int:
+    return _DES_KEY if protocol[0] == SCP02 else _AES_KEY
 
 
 def _status_template(aid: bytes, state: int) -> bytes:

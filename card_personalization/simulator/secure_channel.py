@@ -64,6 +64,8 @@ class SecureChannel:
         self._random = random
         self._opening: _Opening | None = None
         self.session: Session | None = None
+        self.used = (0, 0)
+        """SCP and i of the session."""
 
     def reset(self) -> None:
         """End the session."""
@@ -103,17 +105,17 @@ class SecureChannel:
 
     def _initialize_update(self, command: Command, aid: bytes, fault: FaultKind | None) -> Answer:
         self.reset()
-        scp, i = self._memory["domain/protocol"]
-        size = channel.challenge_size(scp, i)
         if self._memory["domain/failures"][0] >= FAILURE_LIMIT:
             raise Refused(CONDITIONS)
         if command.p2:
             raise Refused(WRONG_PARAMETERS)
+        kvn = self._key_version(command.p1)
+        scp, i = self.protocol(kvn)
+        size = channel.challenge_size(scp, i)
         if len(command.data) != size:
             raise Refused(WRONG_LENGTH)
-        kvn = self._key_version(command.p1)
         keys, counter = self.keys(kvn), self.counter(kvn)
-        random = self._challenge(keys, counter, aid, size)
+        random = self._challenge(kvn, aid, size)
         kdd, head = self._memory["domain/data/00CF"], bytes((kvn, scp))
         session: Session
         if scp == SCP02:
@@ -131,8 +133,8 @@ class SecureChannel:
     def _visible_counter(self, i: int, counter: int) -> bytes:
         return counter.to_bytes(3, "big") if i & channel.I_PSEUDO_RANDOM[channel.SCP03] else b""
 
-    def _challenge(self, keys: StaticKeys, counter: int, aid: bytes, size: int) -> bytes:
-        scp, i = self._memory["domain/protocol"]
+    def _challenge(self, kvn: int, aid: bytes, size: int) -> bytes:
+        keys, counter, (scp, i) = self.keys(kvn), self.counter(kvn), self.protocol(kvn)
         if not i & channel.I_PSEUDO_RANDOM[scp]:
             return self._random(6 if scp == SCP02 else size)
         if scp == SCP02:
@@ -144,7 +146,7 @@ class SecureChannel:
         self.reset()
         if opening is None or session is None:
             raise Refused(CONDITIONS)
-        if command.p2 or command.p1 not in channel.levels(*self._memory["domain/protocol"]):
+        if command.p2 or command.p1 not in channel.levels(*self.protocol(opening.kvn)):
             raise Refused(WRONG_PARAMETERS)
         if len(command.data) != len(session.host_cryptogram) + session.mac_size:
             raise Refused(WRONG_LENGTH)
@@ -158,7 +160,7 @@ class SecureChannel:
         if fault is not FaultKind.COUNTER_STUCK:
             self._count(opening.kvn)
         session.level = command.p1
-        self.session = session
+        self.session, self.used = session, self.protocol(opening.kvn)
         target.reset()
         return b"", OK
 
@@ -176,13 +178,18 @@ class SecureChannel:
         enc, mac, dek = (self._memory[f"domain/keys/{kvn:02X}/{name}"] for name in ("enc", "mac", "dek"))
         return StaticKeys(enc, mac, dek)
 
+    def protocol(self, kvn: int) -> tuple[int, int]:
+        """SCP and i that one version of keys is for."""
+        scp, i = self._memory[f"domain/keys/{kvn:02X}/protocol"]
+        return scp, i
+
     def counter(self, kvn: int) -> int:
         """The sequence counter of one key version: the value for its next session."""
         return int.from_bytes(self._memory[f"domain/keys/{kvn:02X}/counter"], "big")
 
-    def load(self, kvn: int, keys: StaticKeys) -> None:
+    def load(self, kvn: int, keys: StaticKeys, protocol: bytes) -> None:
         """Put a key version on the card; its counter begins at 1."""
-        for name, value in key_cells(kvn, keys, 1).items():
+        for name, value in key_cells(kvn, keys, 1, protocol).items():
             self._memory[name] = value
 
     def _key_version(self, kvn: int) -> int:
@@ -195,6 +202,6 @@ class SecureChannel:
 
     def _count(self, kvn: int) -> None:
         counter = self.counter(kvn) + 1
-        if counter > (0xFFFF if self._memory["domain/protocol"][0] == SCP02 else 0xFFFFFF):
+        if counter > (0xFFFF if self.protocol(kvn)[0] == SCP02 else 0xFFFFFF):
             raise Refused(CONDITIONS)
         self._memory[f"domain/keys/{kvn:02X}/counter"] = counter.to_bytes(3, "big")

@@ -31,8 +31,8 @@ CardSource = Callable[[], VirtualConnection]
 class VpcdCard:
     """One card for one reader. `card_source` puts a card in; it is asked again after `eject` and `insert`.
 
-    `run` blocks until `stop`; all other methods may be called from any thread. `on_line` hears True when the reader has begun to
-    talk to the card, and False when it cannot be reached or let the card go.
+    `run` blocks until `stop`; all other methods may be called from any thread. `on_line` hears True when the reader has
+    powered the card, and False when it cannot be reached or let the card go.
     """
 
     def __init__(
@@ -93,8 +93,7 @@ class VpcdCard:
     def _served(self, line: socket.socket, card: VirtualConnection) -> VirtualConnection | None:
         """Serve one connection to the reader; the card that is to be connected next, if any."""
         try:
-            self._on_line(bool(line.recv(1, socket.MSG_PEEK)))
-            serve_line(line, card)
+            serve_line(line, card, on_powered=lambda: self._on_line(True))
         except CardLost:
             return self._after_loss(card)
         except OSError as error:
@@ -151,13 +150,14 @@ class VpcdCard:
             self._changed.wait_for(lambda: self._stopped.is_set() or self._wanted.is_set())
 
 
-def serve_line(line: socket.socket, card: VirtualConnection) -> None:
-    """Answer what the reader sends until it closes the connection.
+def serve_line(line: socket.socket, card: VirtualConnection, *, on_powered: Callable[[], None] = lambda: None) -> None:
+    """Answer what the reader sends until it closes the connection. `on_powered` each time it powered the card and has its ATR.
 
     Raises:
         CardLost: the card was pulled.
         OSError: the connection broke.
     """
+    powered = False
     while True:
         message = _message(line)
         if message is None:
@@ -165,6 +165,9 @@ def serve_line(line: socket.socket, card: VirtualConnection) -> None:
         answer = _answer(message, card)
         if answer is not None:
             line.sendall(len(answer).to_bytes(2, "big") + answer)
+        if powered and message == bytes((GET_ATR,)):
+            on_powered()
+        powered = message in (bytes((POWER_ON,)), bytes((RESET,)))
 
 
 def _answer(message: bytes, card: VirtualConnection) -> bytes | None:

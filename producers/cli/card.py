@@ -61,7 +61,7 @@ def simulate(
         typer.Option(help="chip serial of the first card, 8 hex digits; the others count up. Default: the port"),
     ] = None,
     state: Annotated[
-        Path | None, typer.Option(help="where the cards are kept: a directory, or one file SERIAL.card")
+        Path | None, typer.Option(help="where the cards are kept: a directory, or one file SERIAL.card; options describe new cards only")
     ] = None,
     profile: Profile = USUAL_PROFILE,
     fault: Annotated[
@@ -101,7 +101,7 @@ def simulate(
     except ValueError as error:
         raise typer.BadParameter(f"没有这样的安全通道 {error}", param_hint="--scp") from None
     method = manager.key_sets[0].diversification
-    channel = f"scp{manager.scp:02X}-{manager.i:02X}-{manager.key_sets[0].kvn:02X}-{method}"
+    channel = f"scp{manager.scp:02X}-{manager.i:02X}-{manager.key_sets[0].kvn:02X}-{method}" + "-t0" * strict_t0
     directory = _directory(state) or settings.data_dir / "virtual-cards" / f"{kind.name}-{channel}"
     store = play.box(
         directory,

@@ -34,7 +34,7 @@ from pipeline.identifiers import card_number, gb11643_check
 from pipeline.person import Person
 from pipeline.ports import EncodeOrder, EncodeReport
 from tests.support.matrix import Holder, essence, failed_authentications, holder_of
-from tests.support.pcscd import Pcscd
+from tests.support.pcscd import POLL_S, Pcscd
 
 ROOT = Path(__file__).parents[2]
 PROFILE = load_profile(ROOT / "config" / "cards" / "ssc2.toml")
@@ -42,6 +42,8 @@ PROFILES = {PROFILE.name: PROFILE}
 FOREIGN = "FFFFFFFF"
 WATCHDOG_S = 1.0
 SOON_S = 20.0
+_SEEN_S = 3.0
+_PATIENCE = 4
 KILLED = "killed"
 
 
@@ -130,12 +132,19 @@ def station(directory: Path, reader: str) -> LocalEncoder:
     )
 
 
-def soon(reached: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    deadline = time.monotonic() + SOON_S
+def within(time_s: float, reached: Callable[[], bool]) -> bool:
+    """Whether something is so before the time is over."""
+    deadline = time.monotonic() + time_s
     while not reached():
-        assert time.monotonic() < deadline, "it did not come to that"
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.01)
+    return True
+
+
+def soon(reached: Callable[[], bool], otherwise: str) -> None:
+    """Wait until something is so."""
+    assert within(SOON_S, reached), otherwise
 
 
 class _StruckCard(VirtualConnection):
@@ -165,14 +174,15 @@ class _StruckCard(VirtualConnection):
 
 
 class Bay:
-    """The first reader of a pcscd, the station it belongs to, and the box of blanks beside it."""
+    """A reader of a pcscd, the station it belongs to, and the box of blanks beside it."""
 
-    def __init__(self, directory: Path, pcscd: Pcscd) -> None:
+    def __init__(self, directory: Path, pcscd: Pcscd, *, reader: int = 0) -> None:
         self.directory = directory
         self.box = CardStore(directory / "cards")
         self.box.insert(FOREIGN).close()
         self._pcscd = pcscd
-        self._reader = pcscd.readers[0]
+        self._reader = pcscd.readers[reader]
+        self._port = pcscd.ports[reader]
         self._inside: list[VpcdCard] = []
         self._worker: subprocess.Popen[bytes] | None = None
 
@@ -195,7 +205,7 @@ class Bay:
         self._insert(card)
         with station(self.directory, self._reader) as encoder:
             assert self._given(encoder, order, encoder.personalise) == "verified"
-            self._pull()
+            self.pull()
         return card.heard
 
     def aside(self, order: EncodeOrder) -> str:
@@ -226,7 +236,7 @@ class Bay:
         if strike in (Strike.WORKER, Strike.WORKER_AFTER):
             self._run_worker(order)
             between(KILLED)
-            self._pull()
+            self.pull()
             with station(self.directory, self._reader) as encoder:
                 return KILLED, self._recovered(encoder, order)
         with station(self.directory, self._reader) as encoder:
@@ -237,28 +247,28 @@ class Bay:
                 self._pcscd.start()
             if strike is Strike.SWAP:
                 self._refuse_foreign(encoder, order)
-            self._pull()
+            self.pull()
             try:
                 return first, self._recovered(encoder, order)
             except TransientError:
                 assert strike is Strike.SWAP_UNSEEN, "only another card refuses our keys"
-        self._pull()
+        self.pull()
         with station(self.directory, self._reader) as encoder:
             return first, self._recovered(encoder, order)
 
     def _happen(self, strike: Strike, card: _StruckCard, apdu: bytes) -> tuple[bytes, int]:
         match strike:
             case Strike.TEAR:
-                self._pull()
+                self.pull()
                 raise CardLost("torn")
             case Strike.TEAR_AFTER:
                 card.card.transmit(apdu)
-                self._pull()
+                self.pull()
                 raise CardLost("torn")
             case Strike.MUTE:
                 raise Silent("mute")
             case Strike.SWAP:
-                self._pull()
+                self.pull()
                 raise CardLost("pulled")
             case Strike.SWAP_UNSEEN:
                 card.card = self.box.insert(FOREIGN)
@@ -294,29 +304,42 @@ class Bay:
 
     def _refuse_foreign(self, encoder: LocalEncoder, order: EncodeOrder) -> None:
         """Put another card in: it is seen, and is not this order's."""
-        soon(lambda: encoder.status()[0].state == ReaderState.EMPTY)
-        self._insert(self.box.insert(FOREIGN))
-        soon(lambda: encoder.loaded() == (FOREIGN,))
+        self._wait_until_empty(encoder)
+        self._put_in(encoder, FOREIGN)
         assert verdict(encoder.recover([order])[order.application_id]) == "OutcomeUnknown"
 
     def _recovered(self, encoder: LocalEncoder, order: EncodeOrder) -> str:
-        soon(lambda: encoder.status()[0].state == ReaderState.EMPTY)
-        self._insert(self.box.insert(order.blank_serial))
+        self._wait_until_empty(encoder)
+        self._put_in(encoder, order.blank_serial)
         last = self._given(encoder, order, encoder.recover)
-        self._pull()
+        self.pull()
         return last
+
+    def _wait_until_empty(self, encoder: LocalEncoder) -> None:
+        soon(lambda: encoder.status()[0].state == ReaderState.EMPTY, "the reader is not empty")
+
+    def _put_in(self, encoder: LocalEncoder, serial: str) -> None:
+        """As a person does: a card that pcscd does not see, because it has not looked at the empty reader, is put in again."""
+        for _ in range(_PATIENCE):
+            time.sleep(POLL_S)
+            self._insert(self.box.insert(serial))
+            if within(_SEEN_S, lambda: encoder.loaded() == (serial,)):
+                return
+            self.pull()
+        raise AssertionError(f"the reader is {encoder.status()[0]}")
 
     def _given(self, encoder: LocalEncoder, order: EncodeOrder, work: Work) -> str:
         """The station's word on an order that it is given once the blank lies in its reader."""
-        soon(lambda: encoder.loaded() == (order.blank_serial,))
+        soon(lambda: encoder.loaded() == (order.blank_serial,), "the card is not loaded")
         return verdict(work([order])[order.application_id])
 
     def _insert(self, card: VirtualConnection) -> None:
-        inside = VpcdCard("127.0.0.1", self._pcscd.ports[0], lambda: card)
+        inside = VpcdCard("127.0.0.1", self._port, lambda: card)
         self._inside.append(inside)
         threading.Thread(target=inside.run, daemon=True).start()
 
-    def _pull(self) -> None:
+    def pull(self) -> None:
+        """Take out whatever is in the reader."""
         while self._inside:
             self._inside.pop().stop()
 
@@ -357,7 +380,7 @@ def follow(bay: Bay, strike: Strike, number: int, *, order: EncodeOrder, other: 
 def _work_alone(directory: Path, reader: str, number: int, serial: str) -> None:
     order = encode_order(number, serial)
     with station(directory, reader) as encoder:
-        soon(lambda: encoder.loaded() == (serial,))
+        soon(lambda: encoder.loaded() == (serial,), "the card is not loaded")
         encoder.personalise([order])
 
 

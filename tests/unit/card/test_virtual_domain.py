@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,27 @@ def test_every_protocol_key_size_and_level_carries_commands(
     assert made.send("80F28002024F0000") == ("E3114F08A0000001510000009F700107C50100", "9000")
     assert made.send("80E4000003" + "4F0141")[1] == "6A88"
     assert made.send("80CA006600") == recognition
+
+
+@pytest.mark.parametrize(("kvn", "scp"), [(0x00, 2), (0x20, 2), (0x30, 3)])
+def test_a_card_speaks_the_protocol_that_its_key_version_is_for(tmp_path: Path, kvn: int, scp: int) -> None:
+    old, new = key_set(0x20), replace(key_set(0x30), diversification="fixed", protocol=(3, 0x70))
+    store = CardStore(tmp_path, manager=CardManager(key_sets=(old, new)))
+    made = Host(store.insert(SERIAL), new if scp == 3 else old)
+    assert made.open(0x03, kvn=kvn) == "9000"
+    assert made.scp == scp
+    recognition = made.send("80CA006600")[0]
+    assert ("2A864886FC6B040215" in recognition, "2A864886FC6B040370" in recognition) == (True, True)
+    assert made.send("80CA00E000")[0][4:16] == "C00401208010"
+    assert made.send("80CA00E000")[0][-12:] == "C00403308810"
+    assert store.inspect(SERIAL).domain.counters == {0x20: 2 if scp == 2 else 1, 0x30: 2 if scp == 3 else 1}
+
+
+def test_a_key_version_that_fits_no_protocol_is_not_delivered() -> None:
+    with pytest.raises(ValueError, match="30"):
+        CardManager(key_sets=(key_set(0x20), replace(key_set(0x30, size=32), protocol=(2, 0x15))))
+    with pytest.raises(ValueError, match="SCP03 i=15"):
+        CardManager(key_sets=(replace(key_set(0x30), protocol=(3, 0x15)),))
 
 
 @pytest.mark.parametrize(("scp", "i"), [(2, 0x15), (3, 0x70)])
