@@ -347,8 +347,8 @@ def _parse(line: bytes) -> dict[str, Any] | None:
 
 def _state(entries: list[dict[str, Any]]) -> CardState:
     events = [entry["event"] for entry in entries]
-    if "ended" in events:
-        return CardState(entries[-1]["state"])
+    if ended := [entry for entry in entries if entry["event"] == "ended"]:
+        return CardState(ended[-1]["state"])
     if "personalised" in events:
         return CardState.PERSONALISED
     if "sent" not in events:

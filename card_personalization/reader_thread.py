@@ -14,7 +14,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from card_personalization.errors import CardLost, CardMute, ReaderBusy
+from card_personalization.errors import CardLost, CardMute, NoUsableCard, ReaderBusy
 from card_personalization.held_card import HeldCard
 from card_personalization.identity import Identity
 from card_personalization.pool_status import Event, EventKind, Outcome, ReaderState, ReaderStatus, Timings
@@ -282,6 +282,7 @@ class ReaderThread(threading.Thread):
             task = self._fed.popleft()
         if task is None or not task.future.set_running_or_notify_cancel():
             return None
+        self._task = task
         self._enter(ReaderState.WORKING)
         return task
 
@@ -289,12 +290,12 @@ class ReaderThread(threading.Thread):
         try:
             return task.prepare()
         except Exception as error:  # noqa: BLE001 - it belongs to whoever gave the work
+            with self._changed:
+                self._task = None
             task.future.set_exception(error)
             return None
 
     def _work(self, card: HeldCard, task: Task[Any], work: Callable[[Connect], Any], seen: float) -> None:
-        with self._changed:
-            self._task = task
         result: Any = None
         error: Exception | None = None
         try:
@@ -319,11 +320,13 @@ class ReaderThread(threading.Thread):
                 self._tally.count(outcome, self._stopwatch())
             if error is not None:
                 self._last_error = _text(error)
-        self._tell(EventKind.RESULT, outcome=outcome, text="" if error is None else _text(error))
-        if error is None:
-            task.future.set_result(result)
-        else:
-            task.future.set_exception(error)
+        try:
+            self._tell(EventKind.RESULT, outcome=outcome, text="" if error is None else _text(error))
+        finally:
+            if error is None:
+                task.future.set_result(result)
+            else:
+                task.future.set_exception(error)
 
     def _wait_for_removal(self) -> None:
         self._set(ReaderState.WAITING_REMOVAL)
@@ -340,9 +343,13 @@ class ReaderThread(threading.Thread):
         return card
 
     def _let_go(self, card: HeldCard) -> None:
+        """Work that came for the card as it left must not fall to the next one."""
         card.close()
         with self._changed:
             self._card = None
+            missed, self.pending = self.pending, None
+        if missed is not None and missed.future.set_running_or_notify_cancel():
+            missed.future.set_exception(NoUsableCard(missed.serial))
 
     def _stopped(self) -> bool:
         return self.draining or self._closing.is_set()
@@ -373,10 +380,11 @@ class ReaderThread(threading.Thread):
         with self._changed:
             self._last_error = str(error)
             self._card = None
+            lost = [task for task in (self.pending, self._task) if task is not None and not task.future.done()]
+            self.pending = self._task = None
             self._enter(ReaderState.DOWN)
-            if self.pending is not None:
-                self.pending.future.set_exception(error)
-                self.pending = None
+        for task in lost:
+            task.future.set_exception(error)
 
     def _trouble(self, error: CardLost, state: ReaderState) -> None:
         """Alarm once for as long as the trouble lasts."""

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# What card readers and HSMs need on one machine: the PC/SC service with virtual readers, a software HSM, tools that look at
-# cards, and what pyscard is built with (it is published as source only). Installs what is missing (Debian, as root), starts
-# nothing. Safe to run again at any time.
+# What card readers, HSMs and card printers need on one machine: the PC/SC service with virtual readers, a software HSM, tools that
+# look at cards, what pyscard is built with (it is published as source only), an IPP printer to test against and the message bus it
+# asks for, and what measures a printed sheet. Installs what is missing (Debian, as root), starts nothing. Safe to run again at any time.
 #
 # The base installation needs none of it; tests do, and stations with real readers.
 set -euo pipefail
 
-PACKAGES=(pcscd vsmartcard-vpcd libpcsclite-dev swig softhsm2 opensc pcsc-tools gcc libc6-dev python3-dev)
+PACKAGES=(pcscd vsmartcard-vpcd libpcsclite-dev swig softhsm2 opensc pcsc-tools gcc libc6-dev python3-dev
+    cups-ipp-utils dbus-daemon poppler-utils)
 
 say() { echo "pcsc: $*" >&2; }
 root() { [ "$(id -u)" = 0 ]; }

@@ -29,6 +29,7 @@ _METHODS: Mapping[Diversification, configuration.Diversification] = {
 }
 _USUAL_I = {2: 0x15, 3: 0x70}
 _USUAL_KVN = 0x20
+_OTHER_KVN = 0x30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,24 +49,29 @@ def card_manager(
 ) -> CardManager:
     """The security domain that the profile expects, or another where something else is asked for.
 
-    Another protocol than the profile's has the test key itself in all three places, as test cards are delivered.
+    Another protocol than the profile's has the test key itself in all three places, as test cards are delivered; where nothing is
+    asked for, the card has such keys for the other protocol too, as a key version of their own, so that any host can talk to it.
 
     Raises:
         ValueError: there is no such secure channel.
     """
-    rules = profile.channel
+    rules, scp_asked = profile.channel, scp
     usual = scp is None or scp == _SCP[rules.protocol]
     scp = scp or _SCP[rules.protocol]
-    return CardManager(
-        scp=scp,
-        i=i if i is not None else min(rules.options) if usual else _USUAL_I[scp],
-        key_sets=(
-            KeySet(
-                kvn=kvn if kvn is not None else min(rules.key_versions) if usual else _USUAL_KVN,
-                diversification=_METHODS[diversification or (rules.method if usual else Diversification.NONE)],
-            ),
-        ),
+    first = KeySet(
+        kvn=kvn if kvn is not None else min(rules.key_versions) if usual else _USUAL_KVN,
+        diversification=_METHODS[diversification or (rules.method if usual else Diversification.NONE)],
     )
+    others = (_other(scp),) if scp_asked is i is kvn is diversification is None else ()
+    return CardManager(
+        scp=scp, i=i if i is not None else min(rules.options) if usual else _USUAL_I[scp], key_sets=(first, *others)
+    )
+
+
+def _other(scp: int) -> KeySet:
+    """Test keys for the protocol that is not `scp`."""
+    other = 5 - scp
+    return KeySet(kvn=_OTHER_KVN, diversification="fixed", protocol=(other, _USUAL_I[other]))
 
 
 def box(

@@ -28,6 +28,7 @@ from card_personalization.readers import VirtualReader
 from card_personalization.simulator.connection import CardStore, Silent, VirtualConnection
 from card_personalization.simulator.faults import COMMANDS
 from card_personalization.simulator.vpcd import VpcdCard
+from card_personalization.transport.pcsc import PcscReader
 from pipeline.errors import TransientError
 from pipeline.gateways.encoder import LocalEncoder, open_pcsc
 from pipeline.identifiers import card_number, gb11643_check
@@ -39,10 +40,9 @@ from tests.support.pcscd import POLL_S, Pcscd
 ROOT = Path(__file__).parents[2]
 PROFILE = load_profile(ROOT / "config" / "cards" / "ssc2.toml")
 PROFILES = {PROFILE.name: PROFILE}
-FOREIGN = "FFFFFFFF"
 WATCHDOG_S = 1.0
 SOON_S = 20.0
-_SEEN_S = 3.0
+_SEEN_S = 2.0
 _PATIENCE = 4
 KILLED = "killed"
 
@@ -103,6 +103,11 @@ def encode_order(number: int, serial: str) -> EncodeOrder:
     )
 
 
+def foreign_to(serial: str) -> str:
+    """The chip serial of the card that may come in a blank's place."""
+    return f"F{serial[1:]}"
+
+
 def holder(order: EncodeOrder) -> Holder:
     """What a card of this order says."""
     person = order.holder
@@ -148,21 +153,30 @@ def soon(reached: Callable[[], bool], otherwise: str) -> None:
 
 
 class _StruckCard(VirtualConnection):
-    """A card that something happens to at its n-th command, once. `heard` are the names of all."""
+    """A card that something happens to at its n-th command, once."""
 
-    def __init__(self, card: VirtualConnection, number: int = 0, strike: Answer | None = None) -> None:
+    def __init__(
+        self,
+        card: VirtualConnection,
+        number: int = 0,
+        strike: Answer | None = None,
+        *,
+        heard: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        """`heard` is told the name of each command."""
         self.card = card
-        self.heard: list[str] = []
-        self._number = number
+        self._left = number
         self._strike = strike
+        self._hear = heard
 
     @property
     def atr(self) -> bytes:
         return self.card.atr
 
     def transmit(self, apdu: bytes, /) -> tuple[bytes, int]:
-        self.heard.append(COMMANDS[apdu[1]])
-        if self._strike is not None and len(self.heard) == self._number:
+        self._hear(COMMANDS[apdu[1]])
+        self._left -= 1
+        if self._strike is not None and self._left == 0:
             return self._strike(self, apdu)
         return self.card.transmit(apdu)
 
@@ -179,7 +193,6 @@ class Bay:
     def __init__(self, directory: Path, pcscd: Pcscd, *, reader: int = 0) -> None:
         self.directory = directory
         self.box = CardStore(directory / "cards")
-        self.box.insert(FOREIGN).close()
         self._pcscd = pcscd
         self._reader = pcscd.readers[reader]
         self._port = pcscd.ports[reader]
@@ -201,12 +214,12 @@ class Bay:
 
     def good(self, order: EncodeOrder) -> list[str]:
         """Make a card that nothing happens to; the commands it took, by name."""
-        card = _StruckCard(self.box.insert(order.blank_serial))
-        self._insert(card)
+        heard: list[str] = []
+        self._put_in(lambda: _StruckCard(self.box.insert(order.blank_serial), heard=heard.append))
         with station(self.directory, self._reader) as encoder:
             assert self._given(encoder, order, encoder.personalise) == "verified"
             self.pull()
-        return card.heard
+        return heard
 
     def aside(self, order: EncodeOrder) -> str:
         """Offer a blank from the box to an order, in a reader of its own at the same station."""
@@ -228,11 +241,11 @@ class Bay:
 
         def happen(card: _StruckCard, apdu: bytes) -> tuple[bytes, int]:
             try:
-                return self._happen(strike, card, apdu)
+                return self._happen(strike, card, apdu, foreign_to(order.blank_serial))
             finally:
                 struck.set()
 
-        self._insert(_StruckCard(self.box.insert(order.blank_serial), number, happen))
+        self._put_in(lambda: _StruckCard(self.box.insert(order.blank_serial), number, happen))
         if strike in (Strike.WORKER, Strike.WORKER_AFTER):
             self._run_worker(order)
             between(KILLED)
@@ -256,7 +269,7 @@ class Bay:
         with station(self.directory, self._reader) as encoder:
             return first, self._recovered(encoder, order)
 
-    def _happen(self, strike: Strike, card: _StruckCard, apdu: bytes) -> tuple[bytes, int]:
+    def _happen(self, strike: Strike, card: _StruckCard, apdu: bytes, foreign: str) -> tuple[bytes, int]:
         match strike:
             case Strike.TEAR:
                 self.pull()
@@ -271,7 +284,7 @@ class Bay:
                 self.pull()
                 raise CardLost("pulled")
             case Strike.SWAP_UNSEEN:
-                card.card = self.box.insert(FOREIGN)
+                card.card = self.box.insert(foreign)
                 return card.card.transmit(apdu)
             case Strike.SERVICE:
                 self._pcscd.kill()
@@ -305,12 +318,14 @@ class Bay:
     def _refuse_foreign(self, encoder: LocalEncoder, order: EncodeOrder) -> None:
         """Put another card in: it is seen, and is not this order's."""
         self._wait_until_empty(encoder)
-        self._put_in(encoder, FOREIGN)
+        foreign = foreign_to(order.blank_serial)
+        self._put_in(lambda: self.box.insert(foreign))
+        soon(lambda: encoder.loaded() == (foreign,), "the other card is not loaded")
         assert verdict(encoder.recover([order])[order.application_id]) == "OutcomeUnknown"
 
     def _recovered(self, encoder: LocalEncoder, order: EncodeOrder) -> str:
         self._wait_until_empty(encoder)
-        self._put_in(encoder, order.blank_serial)
+        self._put_in(lambda: self.box.insert(order.blank_serial))
         last = self._given(encoder, order, encoder.recover)
         self.pull()
         return last
@@ -318,25 +333,25 @@ class Bay:
     def _wait_until_empty(self, encoder: LocalEncoder) -> None:
         soon(lambda: encoder.status()[0].state == ReaderState.EMPTY, "the reader is not empty")
 
-    def _put_in(self, encoder: LocalEncoder, serial: str) -> None:
+    def _put_in(self, card: Callable[[], VirtualConnection]) -> None:
         """As a person does: a card that pcscd does not see, because it has not looked at the empty reader, is put in again."""
+        reader = PcscReader(self._reader)
+        reader.open()
         for _ in range(_PATIENCE):
             time.sleep(POLL_S)
-            self._insert(self.box.insert(serial))
-            if within(_SEEN_S, lambda: encoder.loaded() == (serial,)):
+            inside = VpcdCard("127.0.0.1", self._port, card)
+            self._inside.append(inside)
+            threading.Thread(target=inside.run, daemon=True).start()
+            if within(_SEEN_S, lambda: reader.wait_for_card(0)):
+                reader.close()
                 return
             self.pull()
-        raise AssertionError(f"the reader is {encoder.status()[0]}")
+        raise AssertionError("pcscd sees no card in the reader")
 
     def _given(self, encoder: LocalEncoder, order: EncodeOrder, work: Work) -> str:
         """The station's word on an order that it is given once the blank lies in its reader."""
         soon(lambda: encoder.loaded() == (order.blank_serial,), "the card is not loaded")
         return verdict(work([order])[order.application_id])
-
-    def _insert(self, card: VirtualConnection) -> None:
-        inside = VpcdCard("127.0.0.1", self._port, lambda: card)
-        self._inside.append(inside)
-        threading.Thread(target=inside.run, daemon=True).start()
 
     def pull(self) -> None:
         """Take out whatever is in the reader."""
@@ -350,30 +365,31 @@ def follow(bay: Bay, strike: Strike, number: int, *, order: EncodeOrder, other: 
     `other` is an order for the same blank.
     """
     serial, this = order.blank_serial, [(order.application_id, order.blank_serial)]
-    fresh, foreign = bay.box.inspect(serial), bay.box.inspect(FOREIGN)
+    fresh, foreign = bay.box.inspect(serial), bay.box.inspect(foreign_to(serial))
 
     def judge(first: str) -> None:
-        struck, swapped = bay.box.inspect(serial), bay.box.inspect(FOREIGN)
+        struck, swapped = bay.box.inspect(serial), bay.box.inspect(foreign_to(serial))
         touched, begun = essence(struck) != essence(fresh), bay.open_attempts()
         assert essence(swapped) == essence(foreign), "a card that was not meant was written"
-        assert failed_authentications(struck, fresh) + failed_authentications(swapped, foreign) <= 1
-        assert first in ("untouched", "unknown", "OutcomeUnknown", KILLED)
-        assert begun in ([], this)
+        tries = failed_authentications(struck, fresh) + failed_authentications(swapped, foreign)
+        assert tries <= 1, f"{tries} authentications failed"
+        assert first in ("untouched", "unknown", "OutcomeUnknown", KILLED), first
+        assert begun in ([], this), f"open in the journal: {begun}"
         assert begun or not touched, "the journal does not know of a blank that was written"
         assert not (begun and first == "untouched"), "a blank that was begun was given back as untouched"
 
     first, last = bay.strike(order, strike, number, between=judge)
-    assert bay.open_attempts() == []
-    assert essence(bay.box.inspect(FOREIGN)) == essence(foreign)
-    assert last in ("verified", "untouched")
+    assert bay.open_attempts() == [], f"{last}, and open in the journal"
+    assert essence(bay.box.inspect(foreign_to(serial))) == essence(foreign), "a card that was not meant was written"
+    assert last in ("verified", "untouched"), last
     owner, stranger = (order, other) if last == "verified" else (other, order)
     if last == "untouched":
-        assert essence(bay.box.inspect(serial)) == essence(fresh)
-        assert bay.aside(other) == "verified"
-    assert bay.holder(serial) == holder(owner)
+        assert essence(bay.box.inspect(serial)) == essence(fresh), "untouched, and changed"
+        assert (made := bay.aside(other)) == "verified", f"an untouched blank is {made} for the next"
+    assert bay.holder(serial) == holder(owner), "it is somebody else's card"
     card = bay.box.inspect(serial)
-    assert bay.aside(stranger) == "unknown"
-    assert bay.box.inspect(serial) == card
+    assert (offered := bay.aside(stranger)) == "unknown", f"somebody's card is {offered} for another"
+    assert bay.box.inspect(serial) == card, "somebody's card was changed for another"
     return first, last
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import wait
+from concurrent.futures import Future, wait
 
 import pytest
 from hypothesis import given, settings
@@ -403,6 +403,63 @@ def test_readers_that_feed_themselves_share_the_work_and_do_each_piece_once() ->
         assert {chip.writes for chip in chips.values()} == {1}
         assert [status.good for status in pool.status()] == [30, 30]
         assert all(status.good_share == 1.0 for status in pool.status())
+    finally:
+        pool.close()
+
+
+def test_work_that_comes_as_its_card_leaves_is_not_done_on_the_next_card() -> None:
+    first, second = Chip("00000001"), Chip("00000002")
+    submitted: list[Future[str]] = []
+
+    class Leaving(HandFed):
+        """Its card is taken out in the moment in which work for it comes."""
+
+        def wait_for_removal(self, timeout_s: float) -> bool:
+            if self.chip is first and not submitted:
+                submitted.append(pool.submit(first.serial, write))
+                self.put(None)
+            return super().wait_for_removal(timeout_s)
+
+    reader = Leaving("hand")
+    pool = Pool([reader], classify=verdict)
+    try:
+        reader.put(first)
+        soon(lambda: bool(submitted))
+        with pytest.raises(NoUsableCard):
+            submitted[0].result(SOON_S)
+        reader.put(second)
+        soon(lambda: pool.loaded() == ("00000002",))
+        assert second.writes == 0
+        assert pool.submit("00000002", write).result(SOON_S) == "good"
+    finally:
+        pool.close()
+
+
+def test_work_whose_card_cannot_be_fetched_ends_with_that() -> None:
+    class Jammed(VirtualReader):
+        def feed(self, serial: str) -> None:
+            if serial == "00000001":
+                raise CardLost("jammed")
+            super().feed(serial)
+
+    chip = Chip("00000002")
+    pool = Pool([Jammed("box", lambda serial: ChipConnection(chip))], classify=verdict)
+    try:
+        with pytest.raises(CardLost, match="jammed"):
+            pool.submit("00000001", write).result(SOON_S)
+        assert pool.submit("00000002", write).result(SOON_S) == "good"
+    finally:
+        pool.close()
+
+
+def test_a_listener_that_fails_costs_nobody_an_answer() -> None:
+    def fails(event: Event) -> None:
+        if event.kind is EventKind.RESULT:
+            raise RuntimeError
+
+    pool = Pool([VirtualReader("box", lambda serial: ChipConnection(Chip(serial)))], classify=verdict, on_event=fails)
+    try:
+        assert [pool.submit(f"0000000{n}", write).result(SOON_S) for n in range(2)] == ["good", "good"]
     finally:
         pool.close()
 
