@@ -158,6 +158,8 @@ def check_name(name: str) -> None:
         raise EncodingError("separator", "is separated by another sign than U+00B7")
     if name != name.strip(NAME_SEPARATOR + " ") or NAME_SEPARATOR * 2 in name or "  " in name:
         raise EncodingError("separator", "has a separator or space at an end, or two in a row")
+    if " " in name and any(character >= "\u3400" for character in name):
+        raise EncodingError("separator", "has a space between Chinese characters")
 
 
 def card_number_check(body: str) -> str:

@@ -121,6 +121,10 @@ class ChannelRefused(ChannelError):
     """The card offers another secure channel than the profile allows, or does not prove its keys; it was told nothing yet."""
 
 
+class KeyCheckFailed(ChannelRefused):
+    """The card has other keys than ours, or another version of them: every further card would lose a try."""
+
+
 class ChannelBroken(ChannelError):
     """A secure channel saw a wrong MAC or was used after its end."""
 

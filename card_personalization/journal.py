@@ -104,7 +104,7 @@ class Journal:
     """The journal of one station, in a directory of its own."""
 
     def __init__(self, directory: Path, *, clock: Callable[[], float] = time.time) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._directory = directory
         self._clock = clock
 

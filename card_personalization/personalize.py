@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from card_personalization.apdu import SW_BLOCKED, SW_OK, Apdu, Channel, Ins, tries_left
+from card_personalization.apdu import SW_OK, Apdu, Channel, Ins
 from card_personalization.atr import Atr
 from card_personalization.emv import CardKeysRecipe, CheckValuesRecipe, Filled
 from card_personalization.encoding import identifier_body
@@ -33,7 +33,6 @@ from card_personalization.profiles import Authentication, CardKey, Diversify
 
 _CHALLENGE = 8
 _MAC = 4
-_REFUSALS = frozenset({0x6300, SW_BLOCKED, 0x6982, 0x6984})
 
 
 def personalize(parts: Sequence[Part], *, channel: Channel, atr: Atr, keys: KeyStore, recorder: Recorder) -> None:
@@ -152,12 +151,9 @@ class _Work:
             process_key=step.key.authentication is Authentication.PROCESS_KEY,
         )
         body, sw = self.channel.exchange(Apdu(0x00, Ins.EXTERNAL_AUTHENTICATE, 0, step.key.id, proof))
-        if sw == SW_OK:
-            return
-        if tries_left(sw) is None and sw not in _REFUSALS:
-            raise ApduError(body, sw)
-        self.recorder.refused(step.id, sw)
-        raise AuthenticationFailed(body, sw)
+        if sw != SW_OK:
+            self.recorder.refused(step.id, sw)
+            raise AuthenticationFailed(body, sw)
 
 
 def _bound(groups: Sequence[Filled], keys: KeyStore, dek: Dek) -> list[Dgi]:

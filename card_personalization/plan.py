@@ -36,7 +36,7 @@ PLAN_VERSION = 2
 SOCIAL = "social"
 """The part of the social security application; the other parts go by the names the profile gives its applications."""
 
-_NUMBER_FORMS = re.compile(r"(?:HKG|MAC|TWN)[0-9]{9}|[A-Z]{3}0[0-9A-Z]{1,14}", re.ASCII)
+_NUMBER_FORMS = re.compile(r"(?:HKG|MAC|TWN)[0-9]{9}|(?!HKG|MAC|TWN|CHN)[A-Z]{3}0[0-9A-Z]{1,14}", re.ASCII)
 _EIGHTEEN = re.compile(r"[0-9]{17}[0-9X]", re.ASCII)
 _PERMANENT_RESIDENT = "9"
 BY_NAME = 0x04

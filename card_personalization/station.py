@@ -8,6 +8,7 @@ several threads at once.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from card_personalization.errors import (
     ChannelError,
     CounterAlarm,
     JournalConflict,
+    KeyCheckFailed,
     KeyRefused,
     UnknownCard,
 )
@@ -52,8 +54,8 @@ class Verdict(StrEnum):
 class Report:
     """The outcome for one order on one blank. `fields` is what was read back, masked in repr.
 
-    `keys_refused`: the card refused a key of ours, or the store gave none; every further card would lose a try of its key, so the
-    station must stop.
+    `keys_refused`: card and station do not agree about keys, or the counter of the chip is not to be believed. Every further card
+    would lose a try, so the station must stop.
     """
 
     order_id: str
@@ -143,6 +145,8 @@ class Station:
 
 _Outcome = tuple[Verdict, str | None]
 _VERIFIED: _Outcome = (Verdict.VERIFIED, None)
+_CHIP_SERIAL = re.compile(r"[0-9A-F]{8}", re.ASCII)
+"""A blank that goes by the serial of its chip."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,8 +226,8 @@ class _Job:
             return Verdict.UNKNOWN, "another card is in the reader than the one this order was begun on"
         if seen.verification.equal:
             return _VERIFIED
-        if missing := [found.name for found in seen.found.applications if not found.present]:
-            return self._untouched(), f"the card has no application {', '.join(missing)}: it is not of this kind"
+        if (misfit := _misfit(seen, self.history.serial)) is not None:
+            return self._untouched(), misfit
         return decide(
             seen.found,
             owner=owner.state if owner else None,
@@ -271,8 +275,14 @@ class _Job:
                 raise
             self.keys_refused = True
             return Verdict.UNKNOWN, str(error)
-        except (JournalConflict, CounterAlarm) as error:
+        except JournalConflict as error:
             return Verdict.UNKNOWN, str(error)
+        except CounterAlarm as error:
+            self.keys_refused = True
+            return Verdict.UNKNOWN, str(error)
+        except KeyCheckFailed as error:
+            self.keys_refused = True
+            return self._stopped(recorder, f"the card has other keys: {error}")
         except CardLost as error:
             return self._stopped(recorder, f"the card was lost: {error}")
         except (ApduError, ChannelError, UnknownCard) as error:
@@ -292,7 +302,7 @@ class _Job:
         """Carry out the parts; the reason when the card refused a step after it was touched."""
         try:
             personalize(parts, channel=seen.channel, atr=seen.atr, keys=self.keys, recorder=recorder)
-        except (AuthenticationFailed, CounterAlarm):
+        except (AuthenticationFailed, CounterAlarm, KeyCheckFailed):
             raise
         except (ApduError, ChannelError) as error:
             if not recorder.touched:
@@ -313,6 +323,16 @@ class _Job:
 
     def _touched(self, recorder: Recorder) -> bool:
         return recorder.touched or self.history.owner is not None
+
+
+def _misfit(seen: _Seen, serial: str) -> str | None:
+    """Why this chip is not the blank that was meant, or not of the kind the profile is for; told before anything is written."""
+    if _CHIP_SERIAL.fullmatch(serial) and seen.chip.serial != serial:
+        return f"the card in the reader is {seen.chip.serial}, not the blank {serial}"
+    if missing := [found.name for found in seen.found.applications if not found.present]:
+        return f"the card has no application {', '.join(missing)}: it is not of this kind"
+    wrong = [r.field.value for r, value in seen.found.records if value is None or len(value) != r.length]
+    return f"the records of the card are others than the profile's: {', '.join(wrong)}" if wrong else None
 
 
 def refuse_by_history(history: History, *, order_id: str) -> tuple[Verdict, str | None] | None:

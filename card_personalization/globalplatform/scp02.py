@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from card_personalization.apdu import CLA_SECURED, Apdu, Ins
-from card_personalization.errors import ChannelBroken, ChannelRefused
+from card_personalization.errors import ChannelBroken, KeyCheckFailed
 from card_personalization.globalplatform.messaging import CLOSED, ENDING, WRONG_CRYPTOGRAM
 from card_personalization.globalplatform.offer import Offer
 from card_personalization.globalplatform.rules import SCP02_LEVELS, Level, largest_data
@@ -42,7 +42,7 @@ class Scp02:
         enc = TripleDes(keys.s_enc)
         card = (offer.counter or b"") + offer.challenge
         if not same(_cryptogram(enc, host_challenge + card), offer.cryptogram):
-            raise ChannelRefused(WRONG_CRYPTOGRAM)
+            raise KeyCheckFailed(WRONG_CRYPTOGRAM)
         self._keys: _Keys | None = _Keys(enc, TripleDes(keys.c_mac))
         self._icv = bytes(BLOCK)
         self._level = level

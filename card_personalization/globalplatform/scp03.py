@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from card_personalization.apdu import CLA_SECURED, SW_OK, Apdu, Ins
-from card_personalization.errors import ChannelBroken, ChannelRefused
+from card_personalization.errors import ChannelBroken, KeyCheckFailed
 from card_personalization.globalplatform.messaging import CLOSED, ENDING, WRONG_CRYPTOGRAM
 from card_personalization.globalplatform.offer import Offer
 from card_personalization.globalplatform.rules import SCP03_LEVELS, Level, largest_data
@@ -50,7 +50,7 @@ class Scp03:
         context = host_challenge + offer.challenge
         bits = len(offer.cryptogram) * 8
         if not same(mac.derive(_CARD_CRYPTOGRAM, bits=bits, context=context), offer.cryptogram):
-            raise ChannelRefused(WRONG_CRYPTOGRAM)
+            raise KeyCheckFailed(WRONG_CRYPTOGRAM)
         session = _Session(Aes(keys.s_enc), mac, Aes(keys.s_rmac))
         self._session: _Session | None = session
         self._level = level

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 
 from card_personalization.apdu import SW_OK, Apdu, Channel, Commands
-from card_personalization.errors import AuthenticationFailed, ChannelRefused
+from card_personalization.errors import AuthenticationFailed, ChannelRefused, KeyCheckFailed
 from card_personalization.globalplatform.commands import initialize_update
 from card_personalization.globalplatform.messaging import SecureMessaging
 from card_personalization.globalplatform.offer import Offer
@@ -120,7 +120,7 @@ def _allowed(offer: Offer, rules: ChannelRules) -> int:
     if option not in rules.options:
         raise ChannelRefused(f"the card offers i = {option:02X}, which the profile does not allow（安全通道选项不符）")
     if offer.key_version not in rules.key_versions:
-        raise ChannelRefused(
+        raise KeyCheckFailed(
             f"the card offers key version {offer.key_version:02X}, which the profile does not allow（密钥版本不符）"
         )
     return option

@@ -11,7 +11,8 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -43,7 +44,7 @@ class _Prepared:
     """What an order needs before a card is used."""
 
     plan: Plan
-    face: bytes
+    face: bytes = field(repr=False)
 
 
 class LocalEncoder:
@@ -52,7 +53,7 @@ class LocalEncoder:
     Replies are values: an `EncodeReport`, or an exception that belongs to its order alone:
 
     - `PlanError`, `FaceError` (card package): the data cannot stand on a card; `problems` name every field; no card was touched.
-    - `NeedsOperator`: a key is missing, expired or was refused; no card was touched, and the station has stopped.
+    - `NeedsOperator`: a key is missing or expired, nothing was written and the station has stopped; or the face was not printed.
     - `TransientError`: the station has stopped; no card was touched for this order.
     - `OutcomeUnknown`: the card is not in a reader, or the journal or printer did not answer: `recover` tells what became of it.
     - `Defect`: no such profile, or a fault of ours.
@@ -178,16 +179,16 @@ class LocalEncoder:
     def _reply(self, order: EncodeOrder, future: Future[tuple[Report, bytes]]) -> EncodeReport | Exception:
         try:
             report, face = future.result()
-            if report.verdict is Verdict.VERIFIED and self._printer is not None:
-                self._printer.print(PrintJob(card_id=order.application_id, sides=(face,)))
-        except (PlanError, FaceError, TransientError, OutcomeUnknown, Defect) as error:
+            if report.verdict is Verdict.VERIFIED:
+                self._print(order, report, face)
+        except (PlanError, FaceError, TransientError, OutcomeUnknown, NeedsOperator, Defect) as error:
             return error
         except KeyRefused as error:  # it names the key, not its value
             return NeedsOperator(
                 "encoder.key",
                 f"encoder {self.station}: {error}",
-                zh=f"制卡工位 {self.station} 的密钥不可用，工位已停止，空白卡未动：{error}",
-                en=f"A key of station {self.station} cannot be used; the station stopped, no blank was touched: {error}",
+                zh=f"制卡工位 {self.station} 的密钥不可用，工位已停止，本次未向卡片写入：{error}",
+                en=f"A key of station {self.station} cannot be used; the station stopped and wrote nothing: {error}",
             )
         except NoUsableCard:
             return OutcomeUnknown(f"put the blank {order.blank_serial} into a reader of station {self.station}")
@@ -196,6 +197,31 @@ class LocalEncoder:
         except Exception as error:  # noqa: BLE001 - a fault of ours with one card must not cost its neighbours
             return Defect(f"encoder {self.station}: {type(error).__name__}")
         return _encode_report(report, face)
+
+    def _print(self, order: EncodeOrder, report: Report, face: bytes) -> None:
+        """Print a verified card's face, unless the printer has it already; a job that failed is followed by another copy.
+
+        Raises:
+            NeedsOperator: the printer could not print it.
+            TransientError: the printer certainly did not take it.
+            OutcomeUnknown: it may have.
+        """
+        if (printer := self._printer) is None:
+            return
+        for copy in count(1):
+            job = PrintJob(card_id=f"{order.application_id}-{report.card_id}", sides=(face,), copy=copy)
+            known = printer.find(job.name)
+            if known is not None and known.state == "failed":
+                continue
+            printout = known or printer.print(job)
+            if printout.state == "failed":
+                reasons = ", ".join(printout.reasons) or "-"
+                raise NeedsOperator(
+                    "print.failed",
+                    zh=f"卡面打印失败（{reasons}）；芯片已写好并核对，处理打印机后继续",
+                    en=f"The face was not printed ({reasons}); the chip is written and verified: see to the printer, then release",
+                )
+            return
 
     def _go_on(self) -> None:
         if self._stopped.is_set():

@@ -5,7 +5,6 @@ Only what reaches for a reader needs pyscard. Personal data is masked unless it 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -17,16 +16,15 @@ from types import FrameType, ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from card_personalization.keys.base import Diversification
-from config import logs
-from config.settings import BadConfiguration, Settings, load
+from config.settings import BadConfiguration
 from config.wiring import Installation
 from pipeline.errors import NotFound, Refused
 from pipeline.person import mask_name, mask_number
-from producers.cli import errors
+from producers.cli import errors, terminal
+from producers.cli.terminal import DataDir, JsonFlag, Output
 
 if TYPE_CHECKING:
     from card_personalization.profiles import CardProfile
@@ -39,9 +37,6 @@ card_app = typer.Typer(no_args_is_help=True, help="卡片 Cards and readers.", r
 
 Reader = Annotated[str, typer.Option(help="the reader's name, or a part that is its alone")]
 Profile = Annotated[str, typer.Option(help="the kind of card, as config/cards names it")]
-DataDir = Annotated[Path | None, typer.Option("--data", help="data directory (ZHIKA_DATA_DIR)")]
-Output = Annotated[str, typer.Option("-o", "--output", help="table or json", metavar="FORMAT")]
-JsonFlag = Annotated[bool, typer.Option("--json", help="the same as -o json")]
 
 USUAL_PROFILE = "ssc2"
 _SERIAL = re.compile(r"[0-9A-Fa-f]{8}", re.ASCII)
@@ -61,7 +56,10 @@ def simulate(
         typer.Option(help="chip serial of the first card, 8 hex digits; the others count up. Default: the port"),
     ] = None,
     state: Annotated[
-        Path | None, typer.Option(help="where the cards are kept: a directory, or one file SERIAL.card; options describe new cards only")
+        Path | None,
+        typer.Option(
+            help="where the cards are kept: a directory, or one file SERIAL.card; options describe new cards only"
+        ),
     ] = None,
     profile: Profile = USUAL_PROFILE,
     fault: Annotated[
@@ -90,7 +88,7 @@ def simulate(
     """
     from producers.simulators import card as play
 
-    settings = _settings(data)
+    settings = terminal.settings_of(data)
     if settings.env == "production":
         raise Refused("生产环境不得使用虚拟卡", "virtual cards are refused in production", code="production")
     installation = Installation(settings)
@@ -100,9 +98,8 @@ def simulate(
         manager = play.card_manager(kind, scp=_scp(scp), i=_hex(i, "--i"), kvn=_hex(kvn, "--kvn"), diversification=keys)
     except ValueError as error:
         raise typer.BadParameter(f"没有这样的安全通道 {error}", param_hint="--scp") from None
-    method = manager.key_sets[0].diversification
-    channel = f"scp{manager.scp:02X}-{manager.i:02X}-{manager.key_sets[0].kvn:02X}-{method}" + "-t0" * strict_t0
-    directory = _directory(state) or settings.data_dir / "virtual-cards" / f"{kind.name}-{channel}"
+    name = play.name_of(kind, manager, strict_t0=strict_t0)
+    directory = _directory(state) or settings.data_dir / "virtual-cards" / name
     store = play.box(
         directory,
         slots,
@@ -112,7 +109,9 @@ def simulate(
         pace=_pace(baud, ms_per_command),
         strict_t0=strict_t0,
     )
-    _tell(f"虚拟卡 virtual cards {kind.name}, {channel}: {directory}")
+    _tell(f"虚拟卡 virtual cards {name}: {directory}")
+    for line in play.told(manager):
+        _tell(f"密钥 keys 4041..4F: {line}")
     stopping = _stop_on_signals()
     play.simulate(slots, store, stopping, on_line=_tell_line, on_ready=lambda: _tell("ready"))
 
@@ -195,7 +194,7 @@ def _tell_line(slot: Slot, connected: bool) -> None:
     if connected:
         _tell(f"{slot}: 卡片已插入 the card is in")
     else:
-        _tell(f"{slot}: 读卡器无应答，继续尝试 no reader answers there, trying on")
+        _tell(f"{slot}: 卡片不在读卡器中，等待读卡器 the card is in no reader, waiting for one")
 
 
 def _stop_on_signals() -> threading.Event:
@@ -215,15 +214,15 @@ def _stop_on_signals() -> threading.Event:
 @card_app.command("readers")
 def readers(output: Output = "table", as_json: JsonFlag = False) -> None:
     """The readers there are, and whether a card lies in them. Exit 69 when pcscd does not answer."""
-    wants_json = _as_json(output, as_json)
+    in_json = terminal.wants_json(output, as_json)
     found = _card_reader().readers()
-    if wants_json:
-        _print_json({"readers": [{"name": reader.name, "card": reader.card} for reader in found]})
+    if in_json:
+        terminal.print_json({"readers": [{"name": reader.name, "card": reader.card} for reader in found]})
         return
     table = Table("读卡器 reader", "卡片 card")
     for reader in found:
         table.add_row(reader.name, "有 yes" if reader.card else "无 no")
-    _console().print(table)
+    terminal.console().print(table)
 
 
 @card_app.command("read")
@@ -238,15 +237,15 @@ def read(
     as_json: JsonFlag = False,
 ) -> None:
     """What a counter reads from a card. Exit 3: no such reader; 4: not such a card; 69: no pcscd; 75: the reader is in use."""
-    wants_json = _as_json(output, as_json)
-    installation = Installation(_settings(data))
+    in_json = terminal.wants_json(output, as_json)
+    installation = terminal.installation_of(data)
     kind = _profile(installation, profile)
     card = _card_reader().read(reader, kind)
     if unmasked:
         _note(installation, "card.read", [card.found.card_id or f"chip {card.atr[-4:].hex().upper()}"])
     seen = _seen(card, kind, masked=not unmasked)
-    if wants_json:
-        _print_json(seen)
+    if in_json:
+        terminal.print_json(seen)
     else:
         _print_rows({"reader": seen["reader"], "card_id": seen["card_id"]} | seen["social"] | (seen["financial"] or {}))
 
@@ -300,8 +299,8 @@ def verify(reader: Reader, data: DataDir = None, output: Output = "table", as_js
     """Compare a card with what it must carry, field by field. Exit 4: it differs; 3: it was not made here."""
     from pipeline.services.produced import order_of_chip
 
-    wants_json = _as_json(output, as_json)
-    installation = Installation(_settings(data))
+    in_json = terminal.wants_json(output, as_json)
+    installation = terminal.installation_of(data)
     at_reader = _card_reader()
     card = at_reader.read(reader, _profile(installation, USUAL_PROFILE))
     if card.found.card_id is None:
@@ -317,8 +316,8 @@ def verify(reader: Reader, data: DataDir = None, output: Output = "table", as_js
         "fields": result.fields,
         "differing": list(result.differing),
     }
-    if wants_json:
-        _print_json(seen)
+    if in_json:
+        terminal.print_json(seen)
     else:
         _print_rows({**seen, "differing": ", ".join(result.differing) or "-"})
     if result.differing:
@@ -337,7 +336,7 @@ def sheet(
     """The faces of produced cards on sheets of A4 with crop marks, in true size."""
     from card_personalization.sheet import sheets
 
-    installation = Installation(_settings(data))
+    installation = terminal.installation_of(data)
     faces = [installation.objects.get(name) for name in _faces(installation, applications)]
     document = sheets(faces, label=f"zhika  {len(faces)} cards")
     _note(installation, "card.sheet", applications)
@@ -403,36 +402,14 @@ def _note(installation: Installation, action: str, targets: list[str]) -> None:
     now = installation.clock.now()
     with installation.store.transaction() as tx:
         for target in targets:
-            audit.append(
-                tx, actor=f"cli:{os.environ.get('USER') or os.getuid()}", action=action, target=target, now=now
-            )
-
-
-def _settings(data: Path | None) -> Settings:
-    settings = load(**({"data_dir": data} if data is not None else {}))
-    logs.configure(settings.log_level)
-    return settings
-
-
-def _as_json(output: str, flag: bool) -> bool:
-    if output not in ("table", "json"):
-        raise typer.BadParameter("table or json", param_hint="-o")
-    return flag or output == "json"
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(value, ensure_ascii=False, indent=2))
+            audit.append(tx, actor=terminal.actor(), action=action, target=target, now=now)
 
 
 def _print_rows(values: dict[str, Any]) -> None:
     table = Table("项目 field", "内容 value")
     for name, value in values.items():
         table.add_row(name, "-" if value is None else str(value))
-    _console().print(table)
-
-
-def _console() -> Console:
-    return Console(width=None if sys.stdout.isatty() else 140, markup=False, emoji=False, highlight=False)
+    terminal.console().print(table)
 
 
 def _tell(text: str) -> None:

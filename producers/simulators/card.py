@@ -29,7 +29,11 @@ _METHODS: Mapping[Diversification, configuration.Diversification] = {
 }
 _USUAL_I = {2: 0x15, 3: 0x70}
 _USUAL_KVN = 0x20
-_OTHER_KVN = 0x30
+_TEST_KEYS = (
+    KeySet(kvn=0x21, diversification="fixed", protocol=(2, _USUAL_I[2])),
+    KeySet(kvn=0x30, diversification="fixed", protocol=(3, _USUAL_I[3])),
+)
+"""The published test key itself, for each protocol."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,28 +54,37 @@ def card_manager(
     """The security domain that the profile expects, or another where something else is asked for.
 
     Another protocol than the profile's has the test key itself in all three places, as test cards are delivered; where nothing is
-    asked for, the card has such keys for the other protocol too, as a key version of their own, so that any host can talk to it.
+    asked for, the card has such keys for both protocols too, as key versions of their own, so that any host can talk to it.
 
     Raises:
         ValueError: there is no such secure channel.
     """
-    rules, scp_asked = profile.channel, scp
+    rules = profile.channel
+    anything = any(given is not None for given in (scp, i, kvn, diversification))
     usual = scp is None or scp == _SCP[rules.protocol]
     scp = scp or _SCP[rules.protocol]
     first = KeySet(
         kvn=kvn if kvn is not None else min(rules.key_versions) if usual else _USUAL_KVN,
         diversification=_METHODS[diversification or (rules.method if usual else Diversification.NONE)],
     )
-    others = (_other(scp),) if scp_asked is i is kvn is diversification is None else ()
     return CardManager(
-        scp=scp, i=i if i is not None else min(rules.options) if usual else _USUAL_I[scp], key_sets=(first, *others)
+        scp=scp,
+        i=i if i is not None else min(rules.options) if usual else _USUAL_I[scp],
+        key_sets=(first,) if anything else (first, *_TEST_KEYS),
     )
 
 
-def _other(scp: int) -> KeySet:
-    """Test keys for the protocol that is not `scp`."""
-    other = 5 - scp
-    return KeySet(kvn=_OTHER_KVN, diversification="fixed", protocol=(other, _USUAL_I[other]))
+def name_of(profile: CardProfile, manager: CardManager, *, strict_t0: bool) -> str:
+    """A name for cards of this kind, which keeps those of different kinds apart."""
+    first = manager.key_sets[0]
+    name = f"{profile.name}-scp{manager.scp:02X}-{manager.i:02X}-{first.kvn:02X}-{first.diversification}"
+    return name + "-test" * (len(manager.key_sets) > 1) + "-t0" * strict_t0
+
+
+def told(manager: CardManager) -> tuple[str, ...]:
+    """The key versions of a security domain, for people: `KVN 20 SCP02 i=15 emv`; the first is what KVN 00 chooses."""
+    kinds = ((keys, *(keys.protocol or (manager.scp, manager.i))) for keys in manager.key_sets)
+    return tuple(f"KVN {keys.kvn:02X} SCP{scp:02X} i={i:02X} {keys.diversification}" for keys, scp, i in kinds)
 
 
 def box(

@@ -127,8 +127,10 @@ def test_independent_programs_see_the_card_as_soon_as_it_says_ready(bench: Bench
 
 
 def test_a_strict_card_announces_its_answer_as_t0_has_it(bench: Bench) -> None:
-    with bench.card(0, "--serial", "0A0B0C0E", "--strict-t0"):
-        assert "SW1=0x61, SW2=0x19" in bench.pcscd.run("opensc-tool", "-r", "0", "-s", SELECT)
+    with bench.card(0, "--serial", "0A0B0C0E", "--strict-t0") as name, held(name) as card:
+        assert card.transmit(bytes.fromhex(SELECT)) == (b"", 0x6119)
+        assert card.transmit(bytes.fromhex("00C0000000")) == (b"", 0x6C19)
+        assert card.transmit(bytes.fromhex("00C0000019"))[1] == 0x9000
 
 
 def test_several_cards_are_different_and_one_ready_is_for_all(bench: Bench) -> None:
@@ -161,7 +163,7 @@ def test_a_card_that_finds_no_reader_says_so_and_waits_for_it(bench: Bench) -> N
     process.send_signal(signal.SIGINT)
     assert process.wait(10) == 0
     [line] = [line for line in bench.zhika.said().splitlines() if f":{port}" in line]
-    assert "读卡器无应答，继续尝试 no reader answers there, trying on" in line
+    assert "卡片不在读卡器中，等待读卡器 the card is in no reader, waiting for one" in line
 
 
 def test_a_fault_strikes_at_its_command(bench: Bench) -> None:
@@ -401,6 +403,7 @@ def made(bench: Bench) -> Iterator[Made]:
         ready(directory / "ready", process, told=zhika.said)
         (directory / "blanks").write_text("00000001\n00000002\n")
         assert zhika.run("blank", "receive", "blanks", "--lot", "L1").returncode == 0
+        assert zhika.run("blank", "issue", "--station", "enc_1", "--count", "2").returncode == 0
         sample = zhika.run("simulate", "intake", "samples", "--applications", "6", "--region", "wuhan")
         [file] = [directory / name for name in sample.stdout.split()]
         assert zhika.run("batch", "upload", file).returncode == 5

@@ -71,8 +71,11 @@ def struck_everywhere(
         finally:
             free.put(bay)
 
+    numbers = range(1, commands + 1)
+    if len(bays) == 1:
+        return list(map(struck, numbers))  # a pcscd started by a thread would end with it
     with ThreadPoolExecutor(len(bays)) as threads:
-        return list(threads.map(struck, range(1, commands + 1)))
+        return list(threads.map(struck, numbers))
 
 
 def shown(table: Table) -> str:

@@ -166,7 +166,7 @@ class _StruckCard(VirtualConnection):
         """`heard` is told the name of each command."""
         self.card = card
         self._left = number
-        self._strike = strike
+        self._happen = strike
         self._hear = heard
 
     @property
@@ -176,8 +176,8 @@ class _StruckCard(VirtualConnection):
     def transmit(self, apdu: bytes, /) -> tuple[bytes, int]:
         self._hear(COMMANDS[apdu[1]])
         self._left -= 1
-        if self._strike is not None and self._left == 0:
-            return self._strike(self, apdu)
+        if self._happen is not None and self._left == 0:
+            return self._happen(self, apdu)
         return self.card.transmit(apdu)
 
     def reset(self) -> None:
@@ -308,7 +308,10 @@ class Bay:
             order.blank_serial,
         ]
         self._worker = subprocess.Popen(command, cwd=ROOT)
-        assert self._worker.wait(SOON_S) == -signal.SIGKILL
+        try:
+            assert self._worker.wait(SOON_S) == -signal.SIGKILL, "the worker was not struck"
+        finally:
+            self._worker.kill()
 
     def _kill_worker(self) -> None:
         assert self._worker is not None

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
@@ -201,10 +202,10 @@ def follow(
     struck = scene.healthy.inspect(BLANK)
     touched = essence(struck) != essence(fresh)
     begun = scene.open_attempts()
-    cost = failed_authentications(struck, fresh)
-    cost += failed_authentications(scene.healthy.inspect(FOREIGN), foreign)
+    swapped = scene.healthy.inspect(FOREIGN)
+    cost = failed_authentications(struck, fresh) + failed_authentications(swapped, foreign)
     assert cost <= 1, f"{cost} authentications failed in one call"
-    assert essence(scene.healthy.inspect(FOREIGN)) == essence(foreign), "a card that was not meant was written"
+    assert essence(swapped) == essence(foreign), "a card that was not meant was written"
     assert begun in ([], [(order.order_id, BLANK)])
     match first:
         case Verdict.UNTOUCHED:
@@ -215,7 +216,7 @@ def follow(
             assert not begun
         case None:
             assert begun or not touched, "the journal does not know of a blank that was written"
-    if begun or first in (Verdict.VERIFIED, Verdict.SPOILED):
+    if begun:
         refused(scene, other)
 
     last = scene.recover(order).verdict
@@ -391,5 +392,5 @@ def test_a_disk_that_fills_up_at_any_entry_never_leaves_a_card_ahead_of_its_jour
     for left in range(0, size, 61):
         scene = Scene(tmp_path / str(left), kind)
         with noted(f"{left} bytes left"):
-            _, last = follow(scene, order, other_order, lambda scene=scene, left=left: strike(scene, left))
+            _, last = follow(scene, order, other_order, partial(strike, scene, left))
             assert last in (Verdict.VERIFIED, Verdict.UNTOUCHED)

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from card_personalization.errors import CounterAlarm, JournalConflict
+from card_personalization.errors import CardSwapped, CounterAlarm, JournalConflict
 from card_personalization.journal import CardState, Journal, Recorder
+
+KDD = bytes(range(10))
 
 
 def begin(journal: Journal, serial: str = "B1", order_id: str = "app_1") -> Recorder:
@@ -80,15 +82,47 @@ def test_only_the_last_step_unanswered_is_an_unknown_end(tmp_path: Path) -> None
 
 def test_a_counter_that_does_not_rise_is_an_alarm_in_any_later_attempt(tmp_path: Path) -> None:
     first = begin(Journal(tmp_path))
-    first.opened_channel(b"\xa0", 7)
+    first.opened_channel(b"\xa0", 7, kdd=KDD)
     first.sending("one")
     first.close()
     second = begin(Journal(tmp_path))
-    second.opened_channel(b"\xa1", 7)
-    second.opened_channel(b"\xa0", None)
+    second.opened_channel(b"\xa1", 7, kdd=KDD)
+    second.opened_channel(b"\xa0", None, kdd=KDD)
     with pytest.raises(CounterAlarm):
-        second.opened_channel(b"\xa0", 7)
-    begin(Journal(tmp_path)).opened_channel(b"\xa0", 8)
+        second.opened_channel(b"\xa0", 7, kdd=KDD)
+    begin(Journal(tmp_path)).opened_channel(b"\xa0", 8, kdd=KDD)
+
+
+def test_a_chip_with_other_diversification_data_is_another_chip_in_any_later_attempt(tmp_path: Path) -> None:
+    first = begin(Journal(tmp_path))
+    first.opened_channel(b"\xa0", 7, kdd=KDD)
+    first.sending("one")
+    for attempt in (first, begin(Journal(tmp_path))):
+        with pytest.raises(CardSwapped):
+            attempt.opened_channel(b"\xa1", 1000, kdd=bytes(10))
+        attempt.opened_channel(b"\xa1", 1, kdd=KDD)
+
+
+def test_what_another_chip_said_before_anything_was_written_is_not_held_against_the_blank(tmp_path: Path) -> None:
+    stranger = begin(Journal(tmp_path))
+    stranger.opened_channel(b"\xa0", 1000, kdd=bytes(10))
+    stranger.refused("authenticate", 0x6300)
+    stranger.close()
+    begin(Journal(tmp_path)).opened_channel(b"\xa0", 1, kdd=KDD)
+
+
+def test_a_late_entry_does_not_undo_a_verdict(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    left = begin(journal)
+    left.sending("one")
+    left.answered("one", 0x9000)
+    owner = journal.history("B1").owner
+    assert owner is not None
+    journal.settle(owner, CardState.SPOILED)
+    left.close()
+    owner = journal.history("B1").owner
+    assert owner is not None
+    assert owner.state is CardState.SPOILED
 
 
 def test_the_last_attempt_decides(tmp_path: Path) -> None:

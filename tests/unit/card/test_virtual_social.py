@@ -192,3 +192,15 @@ def test_a_closed_connection_has_no_card(card: VirtualConnection) -> None:
     for use in (card.reset, lambda: card.transmit(b"\x00\xa4\x04\x00")):
         with pytest.raises(CardLost):
             use()
+
+
+def test_verify_without_data_tells_the_tries_left_and_costs_none(card: VirtualConnection) -> None:
+    exchange(card, SSSE)
+    assert [exchange(card, "00200000")[1] for _ in range(3)] == ["63C5"] * 3
+    exchange(card, "0020000003000000")
+    assert exchange(card, "00200000")[1] == "63C4"
+    exchange(card, "0020000003123456")
+    assert exchange(card, "00200000")[1] == "9000"
+    for _ in range(5):
+        exchange(card, "0020000003000000")
+    assert exchange(card, "00200000")[1] == "6983"
