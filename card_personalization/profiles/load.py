@@ -5,15 +5,14 @@ What can be wrong without knowing an order is found here; must not know orders, 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from card_personalization import tlv
 from card_personalization.encoding import IDENTIFIER_BYTES
-from card_personalization.errors import EncodingError
 from card_personalization.globalplatform.rules import ChallengeCheck, ChannelRules, Level, Protocol
 from card_personalization.keys.base import Diversification, KeyRef
+from card_personalization.profiles.emv_rules import MOST_DISCRETIONARY, check_application, check_group
 from card_personalization.profiles.model import (
     Authentication,
     Box,
@@ -45,31 +44,6 @@ _ETHNIC_CODES = frozenset(f"{code:02d}" for code in range(1, 57))
 
 _CARD_KEYS = 3
 _MOST_VALUE = 240
-_MOST_SFI = 30
-_CHINA = bytes.fromhex("0156")
-_COUNTRY, _CURRENCY = 0x5F28, 0x9F42
-_CDOLS = (0x8C, 0x8D)
-# What a terminal supplies (EMV book 3, annex A): amounts, country, results, currency, date, type, number, time, merchant.
-_TERMINAL_TAGS = frozenset(
-    {
-        0x9F02,
-        0x9F03,
-        0x9F1A,
-        0x95,
-        0x5F2A,
-        0x9A,
-        0x9C,
-        0x9F37,
-        0x8A,
-        0x91,
-        0x9F21,
-        0x9F4E,
-        0x9F34,
-        0x9F35,
-        0x9F45,
-        0x9F4C,
-    }
-)
 
 
 def load_profile(path: Path) -> CardProfile:
@@ -203,7 +177,7 @@ def _issuer(table: Table) -> Issuer:
         pan_prefix=table.digits("pan_prefix"),
         pan_sequence=table.digits("pan_sequence", count=2),
         service_code=table.digits("service_code", count=3),
-        discretionary=table.digits("discretionary"),
+        discretionary=table.digits("discretionary", most=MOST_DISCRETIONARY),
         keys=tuple(KeyRef(name, version) for name in names),
     )
     table.done()
@@ -236,7 +210,8 @@ def _application(table: Table, issuer: Issuer | None) -> EmvApplication:
     for row, group in zip(rows, groups, strict=True):
         if ids.count(group.id) > 1:
             raise row.wrong("id", "stands twice")
-        _check_group(row, group, application, issuer)
+        check_group(row, group, application, issuer)
+    check_application(table, application)
     return application
 
 
@@ -267,41 +242,6 @@ def _object(table: Table) -> DataObject:
     value = b"" if source else table.hexadecimal("value", most=_MOST_VALUE)
     table.done()
     return DataObject(int.from_bytes(tag, "big"), value, source)
-
-
-def _check_group(row: Table, group: DataGroup, application: EmvApplication, issuer: Issuer | None) -> None:
-    if group.content is Content.RECORD:
-        _check_record(row, group, application.groups)
-    needs_issuer = group.encrypted or any(item.source not in (None, Source.AFL) for item in group.objects)
-    if needs_issuer and issuer is None:
-        raise row.wrong("content", "needs the table [issuer]")
-    if group.content is Content.CHECK_VALUES and application.group(Content.CARD_KEYS) is None:
-        raise row.wrong("content", "are those of keys that no group carries")
-    for index, item in enumerate(group.objects):
-        if item.tag in (_COUNTRY, _CURRENCY) and item.value != _CHINA:
-            raise row.wrong(f"objects[{index}]", "must be 0156, China and its currency")
-        if item.tag in _CDOLS:
-            _check_dol(row, index, item, application)
-
-
-def _check_record(row: Table, group: DataGroup, groups: Sequence[DataGroup]) -> None:
-    sfi, number = group.record
-    if not 1 <= sfi <= _MOST_SFI or number < 1:
-        raise row.wrong("id", "is not an SFI of 1 to 30 and a record number")
-    numbers = sorted(g.record[1] for g in groups if g.content is Content.RECORD and g.record[0] == sfi)
-    if numbers != list(range(1, len(numbers) + 1)):
-        raise row.wrong("id", "leaves a gap: the records of an SFI are numbered from 01 without one")
-
-
-def _check_dol(row: Table, index: int, item: DataObject, application: EmvApplication) -> None:
-    """Whoever reads the list must be able to supply what it asks for."""
-    try:
-        wanted = tlv.dol(item.value)
-    except EncodingError as error:
-        raise row.wrong(f"objects[{index}]", f"is not a list of tags and lengths: {error}") from error
-    for tag in wanted:
-        if tag not in _TERMINAL_TAGS and application.carrying(tag) is None:
-            raise row.wrong(f"objects[{index}]", f"asks for tag {tag:02X}, which neither terminal nor card has")
 
 
 # ----------------------------------------------------------------------------------------------------------------- face

@@ -163,11 +163,13 @@ class Table:
             raise self.wrong(key, f"must lie between {least} and {most}")
         return value
 
-    def digits(self, key: str, *, count: int | None = None) -> str:
-        """Decimal digits, of the given number when there is one."""
+    def digits(self, key: str, *, count: int | None = None, most: int = 1 << 16) -> str:
+        """Decimal digits: `count` of them, or no more than `most`."""
         value = self.take(key, str)
         if not (value.isascii() and value.isdigit()) or (count is not None and len(value) != count):
             raise self.wrong(key, "must be digits" if count is None else f"must be {count} digits")
+        if len(value) > most:
+            raise self.wrong(key, f"must not be longer than {most} digits")
         return value
 
     def hexadecimal(self, key: str, *, size: int | None = None, most: int = 1 << 16) -> bytes:

@@ -46,6 +46,7 @@ _CLOSING = frozenset({0x9201, 0x7FFF})
 _RECORD_SFIS = range(0x01, 0x0B)
 _RECORD_TEMPLATE = 0x70
 _KEY_TRIPLE = 48
+_SHORTEST_NAME = 5
 _PIN_BLOCK = 8
 
 
@@ -89,6 +90,10 @@ class Application:
     def personalized(self) -> bool:
         """Whether the last STORE DATA was accepted."""
         return self.state & ~LOCKED == PERSONALIZED
+
+    def answers_to(self, name: bytes) -> bool:
+        """Whether SELECT by `name` finds it."""
+        return self.installed and not self.locked and is_named(self.aid, name)
 
     def reset(self) -> None:
         """A new run of STORE DATA begins."""
@@ -277,6 +282,11 @@ class Debit(Application):
         left = limit if right else left - 1
         self.memory[self._cell(_PIN_TRIES)] = bytes((left, limit))
         return b"", OK if right else 0x63C0 | left
+
+
+def is_named(aid: bytes, name: bytes) -> bool:
+    """Whether `name` is the AID or its beginning, no shorter than a registered provider's (ISO/IEC 7816-4, SELECT; -5)."""
+    return len(name) >= _SHORTEST_NAME and aid.startswith(name)
 
 
 def _record(value: bytes, *, padded: bool) -> bytes:

@@ -2,7 +2,10 @@
 
 A command is carried out whole or not at all: what it changed is saved before it is answered. With strict T=0 an answer to
 a command with data, or without Le, is announced with 61xx and fetched with GET RESPONSE, and a wrong Le gives 6Cxx
-(ISO/IEC 7816-3 12.2); otherwise the answer comes at once, as with T=1. Must not know readers or time.
+(ISO/IEC 7816-3 12.2); otherwise the answer comes at once, as with T=1. T=0 has no room for Le behind data, and a reader
+leaves it out; where it reaches the card all the same, the Le of a command with data is ignored. An Le of 00 means 256
+bytes, so that every shorter answer to a command without data, a challenge among them, is asked for with 6Cxx first.
+Must not know readers or time.
 """
 
 from __future__ import annotations
@@ -31,10 +34,14 @@ from card_personalization.simulator.secure_channel import EXTERNAL_AUTHENTICATE,
 from card_personalization.simulator.social import FileSystem
 
 _SELECT, _GET_DATA, _GET_RESPONSE = 0xA4, 0xCA, 0xC0
+_PROPRIETARY_OR_SECURED = 0x8C
 _BY_NAME = 0x04
 _BY_IDENTIFIER = (0x00, 0x02)
+_FCI, _NO_FCI, _NEXT = 0x00, 0x0C, 0x02
 _FULL = 256
 _MORE, _WRONG_LE = 0x6100, 0x6C00
+
+_Selectable = IssuerDomain | Application | FileSystem
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +53,9 @@ class _Pending:
     again: Command | None = None
 
     def is_fetched_by(self, command: Command) -> bool:
-        """Whether a command asks for this answer."""
+        """Whether a command asks for this answer. GET RESPONSE may have the class of the command before, but is never secured."""
         if command.ins == _GET_RESPONSE:
-            return not (command.cla or command.p1p2)
+            return not (command.cla & ~_PROPRIETARY_OR_SECURED or command.p1p2 or command.data)
         return self.again is not None and replace(command, le=None) == replace(self.again, le=None)
 
 
@@ -61,7 +68,7 @@ class VirtualCard:
         self._secure = SecureChannel(memory, random)
         self._applications = {aid: kind(memory, aid) for aid, kind in KINDS.items()}
         self._domain = IssuerDomain(memory, self._secure, self._applications)
-        self._selected: IssuerDomain | Application | FileSystem = self._domain
+        self._selected: _Selectable = self._domain
         self._pending: _Pending | None = None
         self._strict = memory["strict_t0"] == b"\x01"
 
@@ -163,33 +170,29 @@ class VirtualCard:
     def _select(self, command: Command) -> Answer:
         if command.cla:
             raise Refused(UNKNOWN_CLA)
-        if command.p2:
-            raise Refused(WRONG_PARAMETERS)
-        if command.p1 == _BY_NAME:
-            return self._select_name(command.data), OK
-        if command.p1 not in _BY_IDENTIFIER:
+        if command.p1 == _BY_NAME and command.p2 & ~_NEXT in (_FCI, _NO_FCI):
+            fci = self._select_name(command.data, after_selected=bool(command.p2 & _NEXT))
+            return b"" if command.p2 & _NO_FCI else fci, OK
+        if command.p1 not in _BY_IDENTIFIER or command.p2 not in (_FCI, _NO_FCI):
             raise Refused(WRONG_PARAMETERS)
         self._files.select_identifier(command)
         if not self._files.application:
             self._choose(self._domain)
         return b"", OK
 
-    def _select_name(self, name: bytes) -> bytes:
-        if name in (b"", self._domain.aid):
-            self._choose(self._domain)
-            return self._domain.fci()
+    def _select_name(self, name: bytes, *, after_selected: bool) -> bytes:
+        """Select the first that answers to `name`, or the first behind the one that is selected; its FCI."""
+        known: tuple[_Selectable, ...] = (self._domain, *self._applications.values(), self._files)
+        candidates = known[known.index(self._selected) + 1 :] if after_selected else known
         if self._domain.state in (CARD_LOCKED, TERMINATED):
+            candidates = candidates[: candidates.count(self._domain)]
+        found = next((candidate for candidate in candidates if candidate.answers_to(name)), None)
+        if found is None:
             raise Refused(FILE_NOT_FOUND)
-        if self._files.knows(name):
-            self._choose(self._files)
-            return self._files.select_name(name)
-        application = self._applications.get(name)
-        if application is None or not application.installed or application.locked:
-            raise Refused(FILE_NOT_FOUND)
-        self._choose(application)
-        return application.fci()
+        self._choose(found)
+        return found.select_name(name) if isinstance(found, FileSystem) else found.fci()
 
-    def _choose(self, selected: IssuerDomain | Application | FileSystem) -> None:
+    def _choose(self, selected: _Selectable) -> None:
         self._secure.reset()
         self._domain.reset()
         for application in self._applications.values():

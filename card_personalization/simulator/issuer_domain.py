@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from card_personalization.simulator import ciphers
-from card_personalization.simulator.application import LOCKED, Application
+from card_personalization.simulator.application import LOCKED, Application, is_named
 from card_personalization.simulator.channel import SCP02, Session, StaticKeys
 from card_personalization.simulator.codec import Grouping, GroupingReader, last_block, objects, tlv
 from card_personalization.simulator.command import (
@@ -92,9 +92,9 @@ class IssuerDomain:
         """What SELECT answers."""
         return tlv(0x6F, tlv(0x84, self.aid) + tlv(0xA5, tlv(0x9F65, b"\xff")))
 
-    def knows(self, ins: int) -> bool:
-        """Whether a command is one of the domain."""
-        return ins == _GET_DATA or ins in _HANDLERS
+    def answers_to(self, name: bytes) -> bool:
+        """Whether SELECT by `name` finds it; it is also what SELECT without a name means."""
+        return not name or is_named(self.aid, name)
 
     def handle(self, command: Command, session: Session | None) -> Answer:
         """Carry out a plain command.

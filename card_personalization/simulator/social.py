@@ -1,7 +1,20 @@
 """Commands of the social security application and of the card's own file system (LD/T 32, ISO/IEC 7816-4).
 
-Selection and security status are volatile; records, keys and counters are in the card's memory. Must not know
-GlobalPlatform, the financial application or the line.
+Selection and security status are volatile; records, keys and counters are in the card's memory.
+
+INTERNAL AUTHENTICATE, `00 88 00 kid 10`, takes 16 bytes: the host's challenge C (the first 8), then the original
+information R (the last 8). It answers with 8 bytes that prove the key K of this card, the IRK, by the blank's method:
+
+    process-key    3DES-ECB(SK, C) with SK = 3DES-ECB(K, R) ‖ 3DES-ECB(K, ~R)
+    direct         3DES-ECB(K, C), whatever R is
+
+3DES is that of two keys, and SK is used as it comes, without parity. The social security application or one of its
+directories must be selected (else 6A88); nothing else need be proved before, no GET CHALLENGE is asked for, nothing on the
+card changes, and what the host has proved stays. A key that is not there gives 6A88, another key than the IRK 6985, and
+the IRK 6983 once EXTERNAL AUTHENTICATE with it has used up its tries.
+EXTERNAL AUTHENTICATE, `00 82 00 kid 10`, takes the same 8 bytes made with the card's challenge for C, then R.
+
+Must not know GlobalPlatform, the financial application or the line.
 """
 
 from __future__ import annotations
@@ -51,7 +64,7 @@ from card_personalization.simulator.security import IRK, MAC_SIZE, STK, Method, 
 _ALGORITHM_3DES = tlv(0x9F0C, b"\x01")
 _BY_NUMBER = 0x04
 _BY_TAG = 0x00
-_CHALLENGES = (4, 8)
+_CHALLENGES = {4: 4, 8: 8, 256: 8}
 _PIN_SIZES = range(2, 7)
 _PLAIN, _PROPRIETARY, _SECURED = 0x00, 0x80, 0x84
 
@@ -88,8 +101,8 @@ class FileSystem:
         """Whether a command is one of the file system."""
         return any(ins == known for _, known in _HANDLERS)
 
-    def knows(self, name: bytes) -> bool:
-        """Whether `name` selects something here."""
+    def answers_to(self, name: bytes) -> bool:
+        """Whether SELECT by `name` finds something here; names are taken whole."""
         return name in (SSSE_NAME, ENVIRONMENT_NAME) or name in DIRECTORY_NAMES
 
     def select_name(self, name: bytes) -> bytes:
@@ -100,15 +113,16 @@ class FileSystem:
         return tlv(0x6F, tlv(0x84, name) + tlv(0xA5, _ALGORITHM_3DES))
 
     def select_identifier(self, command: Command) -> None:
-        """Select by file identifier.
+        """Select by file identifier; with P1 = 00 none means the master file (ISO/IEC 7816-4, SELECT).
 
         Raises:
             Refused: 6700; 6A82, there is no such file where we are.
         """
-        if len(command.data) != 2:
+        nameless = not (command.data or command.p1)
+        if len(command.data) != 2 and not nameless:
             raise Refused(WRONG_LENGTH)
         identifier, status = int.from_bytes(command.data, "big"), self._status
-        if identifier == MASTER_FILE:
+        if nameless or identifier == MASTER_FILE:
             self.reset()
             return
         if not status.application:
@@ -200,9 +214,10 @@ class FileSystem:
     def _get_challenge(self, command: Command) -> Answer:
         if command.p1p2:
             raise Refused(WRONG_PARAMETERS)
-        if command.data or command.le not in _CHALLENGES:
+        size = _CHALLENGES.get(command.le or 0)
+        if command.data or size is None:
             raise Refused(WRONG_LENGTH)
-        challenge = self.random(command.le)
+        challenge = self.random(size)
         self._status = replace(self._status, challenge=challenge)
         return challenge, OK
 

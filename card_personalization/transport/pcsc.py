@@ -50,6 +50,7 @@ _COUNTED = ~0xFFFF
 _PROTOCOLS = scard.SCARD_PROTOCOL_T0 | scard.SCARD_PROTOCOL_T1
 _PCI = {scard.SCARD_PROTOCOL_T0: scard.SCARD_PCI_T0, scard.SCARD_PROTOCOL_T1: scard.SCARD_PCI_T1}
 _STATUS_WORD = 2
+_HEADER = 5
 
 
 def failure(reader: str, hresult: int) -> CardError:
@@ -157,10 +158,15 @@ class PcscConnection:
     def transmit(self, apdu: bytes, /) -> tuple[bytes, int]:
         """Body and status word of one command. Blocks as long as the card keeps silent.
 
+        With T=0 a command that brings data and wants an answer goes without Le, since its last byte would be taken for data; the
+        card announces the answer with 61xx (ISO/IEC 7816-3 12.2.1).
+
         Raises:
             CardLost: no answer came; whether the command was carried out is not known.
         """
         self._present()
+        if self._protocol == scard.SCARD_PROTOCOL_T0 and len(apdu) > _HEADER and len(apdu) == _HEADER + apdu[4] + 1:
+            apdu = apdu[:-1]
         answer = bytes(self._checked(scard.SCardTransmit(self._card, _PCI[self._protocol], list(apdu))))
         if len(answer) < _STATUS_WORD:
             raise CardLost(f"{self._reader}: 卡片没有回答 / the card gave no answer")

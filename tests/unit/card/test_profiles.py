@@ -57,6 +57,24 @@ def test_the_shipped_profile_loads(profile: CardProfile) -> None:
         ('tag = "5F28", value = "0156"', 'tag = "5F28", value = "0840"', "applications[0].groups[2].objects[4]"),
         ('tag = "8C", value = "9F02', 'tag = "8C", value = "DF02', "applications[0].groups[2].objects[5]"),
         ('source = "track2"', 'source = "track3"', "applications[0].groups[0].objects[0].source"),
+        ('source = "track2"', 'source = "pan"', "applications[0].groups[0].objects[0]"),
+        (
+            'tag = "5A", source = "pan"',
+            'tag = "5A", value = "6222021234567890128F"',
+            "applications[0].groups[3].objects[0]",
+        ),
+        ('tag = "5F24", source = "expires"', 'tag = "5F24", value = "200101"', "applications[0].groups[3].objects[1]"),
+        ('tag = "9F62", value = "00"', 'tag = "9F62", source = "name"', "applications[0].groups[0].objects[3]"),
+        (
+            'tag = "9F0D", value = "D8609CA800"',
+            'tag = "9F0D", value = "D8609C"',
+            "applications[0].groups[1].objects[1]",
+        ),
+        ('value = "0303"', 'value = "0305"', "applications[0].groups[8].value"),
+        ('discretionary = "00000000"', 'discretionary = "00000000000"', "issuer.discretionary"),
+        ('id = "8010"\ncontent = "pin-block"', 'id = "8011"\ncontent = "pin-block"', "applications[0].groups"),
+        ('id = "0D01"', 'id = "0E01"', "applications[0].groups"),
+        ('id = "8010"\ncontent = "pin-block"', 'id = "8010"\ncontent = "raw"\nvalue = "0000"', "groups[7].content"),
     ],
 )
 def test_a_wrong_profile_names_its_file_and_key(tmp_path: Path, old: str, new: str, key: str) -> None:
