@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hmac import compare_digest
 
 from card_personalization.apdu import SW_OK, Apdu, Channel, Ins
 from card_personalization.atr import Atr
 from card_personalization.emv import CardKeysRecipe, CheckValuesRecipe, Filled
 from card_personalization.encoding import identifier_body
-from card_personalization.errors import ApduError, AuthenticationFailed, UnknownCard
+from card_personalization.errors import ApduError, AuthenticationFailed, KeyCheckFailed, UnknownCard
 from card_personalization.globalplatform.commands import Dgi, Encryption, Structure, store_dgis
 from card_personalization.globalplatform.session import SecuredChannel, open_channel
 from card_personalization.journal import Recorder
@@ -23,6 +24,7 @@ from card_personalization.plan import (
     Authenticate,
     OpenChannel,
     Part,
+    ProveKey,
     Send,
     Step,
     StoreData,
@@ -42,6 +44,7 @@ def personalize(parts: Sequence[Part], *, channel: Channel, atr: Atr, keys: KeyS
         ApduError: the card refused a step.
         AuthenticationFailed: it refused a key of ours.
         ChannelRefused: its side of a secure channel is not what the profile demands.
+        KeyCheckFailed: it has other keys than ours.
         ChannelBroken: an answer in the channel was not the card's own.
         CounterAlarm: its sequence counter has not risen since the last channel.
         UnknownCard: its challenge is none; CardSwapped: another chip answers in the secure channel.
@@ -101,6 +104,8 @@ class _Work:
                 self._store(step, following)
             case Authenticate():
                 self._authenticate(step)
+            case ProveKey():
+                self._prove(step)
             case OpenChannel():
                 self._open(step)
 
@@ -139,17 +144,29 @@ class _Work:
             step.aid, self.secured.counter, kdd=self.secured.kdd, warnings=tuple(self.secured.warnings)
         )
 
+    def _prove(self, step: ProveKey) -> None:
+        challenge, original = self.keys.random(_CHALLENGE), self.keys.random(_CHALLENGE)
+        expected = self._proof(step.key, challenge, original)
+        found = self.channel.send(
+            Apdu(0x00, Ins.INTERNAL_AUTHENTICATE, 0, step.key.id, challenge + original, le=_CHALLENGE)
+        )
+        if not compare_digest(found, expected[:_CHALLENGE]):
+            raise KeyCheckFailed(f"the chip has another {step.key.ref} than ours（芯片密钥 {step.key.ref.name} 不符）")
+
+    def _proof(self, key: CardKey, challenge: bytes, original: bytes) -> bytes:
+        return self.keys.external_authentication(
+            key.ref,
+            factors=factors(key, self.atr),
+            challenge=challenge,
+            original=original,
+            process_key=key.authentication is Authentication.PROCESS_KEY,
+        )
+
     def _authenticate(self, step: Authenticate) -> None:
         challenge = self.channel.send(Apdu(0x00, Ins.GET_CHALLENGE, 0, 0, le=_CHALLENGE))
         if len(challenge) != _CHALLENGE:
             raise UnknownCard(f"the card's challenge is not of {_CHALLENGE} bytes（卡片随机数长度不符）")
-        proof = self.keys.external_authentication(
-            step.key.ref,
-            factors=factors(step.key, self.atr),
-            challenge=challenge,
-            original=self.keys.random(_CHALLENGE),
-            process_key=step.key.authentication is Authentication.PROCESS_KEY,
-        )
+        proof = self._proof(step.key, challenge, self.keys.random(_CHALLENGE))
         body, sw = self.channel.exchange(Apdu(0x00, Ins.EXTERNAL_AUTHENTICATE, 0, step.key.id, proof))
         if sw != SW_OK:
             self.recorder.refused(step.id, sw)

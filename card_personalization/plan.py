@@ -119,6 +119,15 @@ class Authenticate:
 
 
 @dataclass(frozen=True, slots=True)
+class ProveKey:
+    """INTERNAL AUTHENTICATE: the chip proves a key that only it uses, such as the one the 识别码 is signed with."""
+
+    id: str
+    key: CardKey
+    mutating: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class WriteIdentifier:
     """UPDATE RECORD of the 卡的识别码: bound by the chip's serial and a MAC of the key store."""
 
@@ -149,7 +158,7 @@ class StoreData:
     mutating: bool = True
 
 
-Step = Send | Authenticate | WriteIdentifier | OpenChannel | StoreData
+Step = Send | Authenticate | ProveKey | WriteIdentifier | OpenChannel | StoreData
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,8 +305,14 @@ def _financial(profile: CardProfile, application: EmvApplication, groups: tuple[
 
 def _preflight(profile: CardProfile) -> tuple[Part, ...]:
     """Proof, before anything is written, that the chip and we have the same keys: a wrong one must not cost a blank."""
-    applications = profile.applications[:1]
-    return tuple(Part("preflight", tuple(_opening("preflight", profile, application))) for application in applications)
+    steps: list[Step] = []
+    keys = dict.fromkeys((profile.identifier_key, *(file.write for file in profile.files)))
+    if proved := [key for key in keys if key.prove]:
+        steps.append(Send("preflight: select SSSE", select_application(profile.application), mutating=False))
+        steps += [ProveKey(f"preflight: prove {key.ref.name}", key) for key in proved]
+    for application in profile.applications[:1]:
+        steps += _opening("preflight", profile, application)
+    return (Part("preflight", tuple(steps)),) if steps else ()
 
 
 def _opening(name: str, profile: CardProfile, application: EmvApplication) -> Iterator[Step]:

@@ -97,6 +97,7 @@ def _keys(table: Table) -> dict[str, CardKey]:
             row.number("id", most=0xFF),
             row.choice("diversify", Diversify),
             authentication,
+            row.take("prove", bool) if "prove" in row else False,
         )
         row.done()
     return keys

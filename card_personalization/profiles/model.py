@@ -70,12 +70,16 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class CardKey:
-    """A 人社 key on the card: its master in the key store, its id on the card, and how the card's own key is reached."""
+    """A 人社 key on the card: its master in the key store, its id on the card, and how the card's own key is reached.
+
+    `prove`: the chip is asked for a proof of it (INTERNAL AUTHENTICATE) before anything is written.
+    """
 
     ref: KeyRef
     id: int
     diversify: Diversify
     authentication: Authentication
+    prove: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -185,7 +185,7 @@ class VirtualCard:
         known: tuple[_Selectable, ...] = (self._domain, *self._applications.values(), self._files)
         candidates = known[known.index(self._selected) + 1 :] if after_selected else known
         if self._domain.state in (CARD_LOCKED, TERMINATED):
-            candidates = candidates[: candidates.count(self._domain)]
+            candidates = tuple(candidate for candidate in candidates if candidate is self._domain)
         found = next((candidate for candidate in candidates if candidate.answers_to(name)), None)
         if found is None:
             raise Refused(FILE_NOT_FOUND)

@@ -302,6 +302,17 @@ def test_py_gp_opens_the_usual_card_with_keys_of_emv_cps(bench: Bench, pygp: Any
         assert ISSUER_DOMAIN in host.last_response()
 
 
+def test_the_usual_card_has_the_test_key_itself_for_either_protocol(bench: Bench, pygp: Any) -> None:
+    reader = bench.reader("scp02-emv")
+    with yubikit(reader) as domain:
+        domain.authenticate(keys(0x30))
+        assert DEBIT in domain.protocol.send_apdu(*GET_STATUS)
+    with session(pygp, reader) as host:
+        authenticate(host, ALL_THREE, kvn=0x21, level=0x03, i="15")
+        host.send(STATUS_OF_DOMAIN)
+        assert ISSUER_DOMAIN in host.last_response()
+
+
 @pytest.mark.parametrize(
     ("arguments", "algorithm", "i"), [(("--keys", "none"), "DES", "15"), (("--scp", "03"), "AES", "70")]
 )

@@ -197,6 +197,7 @@ class Bay:
         self._reader = pcscd.readers[reader]
         self._port = pcscd.ports[reader]
         self._inside: list[VpcdCard] = []
+        self._emptied_at = 0.0
         self._worker: subprocess.Popen[bytes] | None = None
 
     def open_attempts(self) -> list[tuple[str, str]]:
@@ -341,7 +342,7 @@ class Bay:
         reader = PcscReader(self._reader)
         reader.open()
         for _ in range(_PATIENCE):
-            time.sleep(POLL_S)
+            time.sleep(max(0.0, self._emptied_at + POLL_S - time.monotonic()))
             inside = VpcdCard("127.0.0.1", self._port, card)
             self._inside.append(inside)
             threading.Thread(target=inside.run, daemon=True).start()
@@ -360,6 +361,7 @@ class Bay:
         """Take out whatever is in the reader."""
         while self._inside:
             self._inside.pop().stop()
+            self._emptied_at = time.monotonic()
 
 
 def follow(bay: Bay, strike: Strike, number: int, *, order: EncodeOrder, other: EncodeOrder) -> tuple[str, str]:

@@ -114,7 +114,7 @@ def test_a_wrong_card_number_of_the_bank_is_a_problem(
 
 def test_a_card_without_financial_application_needs_no_account(social: CardProfile, order: CardOrder) -> None:
     plan = build(social, replace(order, bank_card_number=None))
-    assert ([part.name for part in plan.parts], plan.images) == (["social"], ())
+    assert ([part.name for part in plan.parts], plan.images) == (["preflight", "social"], ())
 
 
 def test_a_record_that_cannot_be_read_in_one_command_is_refused(profile: CardProfile) -> None:

@@ -198,6 +198,35 @@ def test_a_wrong_key_costs_one_try_a_call_and_blocks_in_the_end(bench: Make, ord
     assert made.recover(order, "B9").verdict is Verdict.SPOILED
 
 
+def test_a_chip_that_signs_with_another_key_is_found_before_it_is_written(bench: Make, order: CardOrder) -> None:
+    made = bench()
+    foreign = CardStore(made.directory / "foreign", masters={0: bytes(range(16)), 4: bytes(range(0x50, 0x60))})
+    report = made.personalise(order, "B9", lambda: foreign.insert("B9"))
+    assert (report.verdict, report.keys_refused) == (Verdict.UNTOUCHED, True)
+    assert "IRK" in str(report.problem)
+    tries = foreign.inspect("B9").keys
+    assert tries[4].left == foreign.inspect("untouched").keys[4].left
+
+
+@pytest.mark.parametrize(("version", "said"), [("1.00", "name_extension")])
+def test_a_chip_with_other_records_than_the_profile_is_left_alone(
+    bench: Make, order: CardOrder, version: str, said: str
+) -> None:
+    made = bench()
+    foreign = CardStore(made.directory / "foreign", version=version)
+    report = made.personalise(order, "B9", lambda: foreign.insert("B9"))
+    assert report.verdict is Verdict.UNTOUCHED
+    assert said in str(report.problem)
+
+
+def test_a_blank_that_goes_by_its_chip_serial_must_be_that_chip(bench: Make, order: CardOrder) -> None:
+    made = bench()
+    report = made.personalise(order, "0000000A", lambda: made.store.insert("0000000B"))
+    assert report.verdict is Verdict.UNTOUCHED
+    assert "0000000B" in str(report.problem)
+    assert made.personalise(order, "0000000A").verdict is Verdict.VERIFIED
+
+
 def test_no_card_in_the_reader_is_no_harm(bench: Make, order: CardOrder) -> None:
     def empty() -> CardConnection:
         raise CardLost("no card")

@@ -42,6 +42,47 @@ def debit(tmp_path: Path) -> ApplicationView:
     return CardStore(tmp_path).inspect(SERIAL).applications[bytes.fromhex(DEBIT)]
 
 
+@pytest.mark.parametrize("aid", [ISD, DEBIT, PSE.hex().upper(), PPSE.hex().upper()])
+def test_five_bytes_of_a_name_or_more_select_the_application_and_fewer_none(tmp_path: Path, aid: str) -> None:
+    card = CardStore(tmp_path).insert(SERIAL)
+    full = select(card, aid)
+    assert f"84{len(aid) // 2:02X}{aid}" in full[0]
+    assert [select(card, aid[:size]) for size in range(10, len(aid), 2)] == [full] * (len(aid) // 2 - 5)
+    assert [select(card, aid[:size])[1] for size in range(2, 10, 2)] == ["6A82"] * 4
+    assert select(card, aid + "00")[1] == "6A82"
+
+
+def test_the_next_application_with_a_name_is_one_behind_the_selected(tmp_path: Path) -> None:
+    card = CardStore(tmp_path).insert(SERIAL)
+    part = "07" + DEBIT[:14]
+    assert exchange(card, f"00A40402{part}") == select(card, DEBIT)
+    assert exchange(card, f"00A40402{part}") == ("", "6A82")
+    assert (
+        exchange(card, "80CA9F1700")[1] == "6A88"
+    )  # the debit application is still selected: the domain alone has CPLC data
+    assert exchange(card, "80CA9F7F00")[1] == "6A88"
+    assert exchange(card, f"00A40402{len(ISD) // 2:02X}{ISD}")[1] == "6A82"
+    select(card, "")
+    assert exchange(card, "00A40402")[1] == "6A82"
+
+
+def test_a_selection_without_wish_for_control_information_has_no_answer(tmp_path: Path) -> None:
+    card = CardStore(tmp_path).insert(SERIAL)
+    assert card.transmit(bytes.fromhex(f"00A4040C08{DEBIT}")) == (b"", 0x9000)
+    assert exchange(card, "80CA9F7F00")[1] == "6A88"
+    assert card.transmit(bytes.fromhex("00A4040C")) == (b"", 0x9000)
+    assert exchange(card, "80CA9F7F00")[1] == "9000"
+    assert card.transmit(bytes.fromhex(f"00A4040E07{DEBIT[:14]}")) == (b"", 0x9000)
+    assert card.transmit(bytes.fromhex(f"00A4040E07{DEBIT[:14]}")) == (b"", 0x6A82)
+
+
+def test_a_locked_application_is_not_found_by_part_of_its_name(opened: Open) -> None:
+    host = opened(aid=ISD)
+    assert host.send(f"80F0408008{DEBIT}")[1] == "9000"
+    assert select(host.card, DEBIT[:14])[1] == "6A82"
+    assert exchange(host.card, f"00A4040207{DEBIT[:14]}")[1] == "6A82"
+
+
 @pytest.mark.parametrize(("scp", "i", "level"), PROTOCOLS)
 @pytest.mark.parametrize("direct", [True, False])
 def test_both_routes_fill_the_application_and_it_reads_back(

@@ -64,10 +64,64 @@ def test_a_file_is_selected_and_read_by_number_and_by_tag(card: VirtualConnectio
     assert send(card, "00B207000B") == ("0709" + "FF" * 9, "9000")
 
 
+@pytest.mark.parametrize("select", ["00A4000C02EF05", "00A4020C02EF05"])
+def test_a_file_is_selected_without_wish_for_its_control_information(card: VirtualConnection, select: str) -> None:
+    assert send(card, SELECT_SSSE.replace("00A40400", "00A4040C")) == ("", "9000")
+    assert send(card, select) == ("", "9000")
+    assert send(card, "00B207040B")[1] == "9000"
+
+
+@pytest.mark.parametrize("select", ["00A40000", "00A4000C", "00A40000023F00", "00A4000C023F00"])
+def test_the_master_file_is_selected_with_and_without_its_identifier(card: VirtualConnection, select: str) -> None:
+    send(card, SELECT_SSSE)
+    assert send(card, select) == ("", "9000")
+    assert send(card, SELECT_EF05)[1] == "6A82"
+
+
+def test_a_name_of_the_social_security_application_is_taken_whole_and_has_no_next(card: VirtualConnection) -> None:
+    assert send(card, "00A40400077378312E73682E")[1] == "6A82"
+    assert send(card, SELECT_SSSE.replace("00A40400", "00A40402"))[1] == "6119"
+    assert send(card, SELECT_SSSE.replace("00A40400", "00A40402"))[1] == "6A82"
+    assert send(card, SELECT_EF05)[1] == "9000"
+
+
+def test_a_challenge_of_any_length_has_8_bytes_and_is_the_one_that_counts(card: VirtualConnection) -> None:
+    send(card, SELECT_SSSE)
+    assert send(card, "0084000000") == ("", "6C08")
+    assert authenticate(card) == "9000"
+
+
+def test_without_t0_a_challenge_of_any_length_comes_at_once(tmp_path: Path) -> None:
+    card = CardStore(tmp_path, strict_t0=False).insert("00000001")
+    body, sw = send(card, "0084000000")
+    assert (len(body), sw) == (16, "9000")
+
+
+@pytest.mark.parametrize("cla", ["00", "80", "04", "84", "0C", "8C"])
+def test_an_announced_answer_is_fetched_with_the_class_of_the_command(card: VirtualConnection, cla: str) -> None:
+    send(card, SELECT_SSSE)
+    body, sw = send(card, f"{cla}C0000019")
+    assert (body[:8], sw) == ("6F17840F", "9000")
+
+
+@pytest.mark.parametrize("fetch", ["10C0000019", "00C0010019", "84C000000400000000", "00C000000400000000"])
+def test_an_announced_answer_is_lost_to_another_class_and_to_a_get_response_with_data(
+    card: VirtualConnection, fetch: str
+) -> None:
+    send(card, SELECT_SSSE)
+    assert send(card, fetch) == ("", "6985")
+    assert send(card, "00C0000019") == ("", "6985")
+
+
 @pytest.mark.parametrize(
     ("commands", "sw"),
     [
         (["00A404000141"], "6A82"),
+        (["00A40401"], "6A86"),
+        (["00A40404"], "6A86"),
+        (["00A4000202EF05"], "6A86"),
+        (["00A40200"], "6700"),
+        (["00A4000001EF"], "6700"),
         ([SELECT_EF05], "6A82"),
         ([SELECT_SSSE, "00A4000002EF09"], "6A82"),
         ([SELECT_SSSE, "00A4000001EF"], "6700"),

@@ -337,6 +337,46 @@ def test_a_domain_that_cannot_be_is_refused(scp: int, i: int, sets: tuple[KeySet
         CardManager(scp=scp, i=i, key_sets=sets)
 
 
+@pytest.mark.parametrize(("scp", "i"), [(2, 0x15), (2, 0x55), (3, 0x70)])
+def test_a_host_that_knows_nothing_finds_domain_data_and_channel(host: Make, scp: int, i: int) -> None:
+    made = host(scp, i)
+    fci, sw = exchange(made.card, "00A40400")
+    assert (fci, sw) == exchange(made.card, "00A4040000")
+    assert f"8408{ISD}" in fci
+    for cla in ("00", "80"):
+        for tag in ("0066", "00E0", "9F7F", "00CF", "00C1", "0042", "0045"):
+            body, sw = exchange(made.card, f"{cla}CA{tag}00")
+            assert (body.startswith(tag.removeprefix("00")), sw) == (True, "9000")
+    for level in sorted(levels(scp, i)):
+        assert made.external_authenticate(made.initialize_update(0x00), level) == "9000"
+        found = [made.send(f"80F2{scope}02024F0000")[1] for scope in ("80", "40", "20", "10")]
+        assert found == ["9000", "9000", "6A88", "6A88"]
+
+
+@pytest.mark.parametrize("cla", [0x00, 0x80, 0x84])
+def test_the_answer_of_a_session_is_fetched_with_any_class_and_the_session_goes_on(host: Make, cla: int) -> None:
+    made = host(3, 0x70)
+    select(made.card, ISD)
+    command = bytes.fromhex(f"8050000008{HOST_CHALLENGE[:8].hex()}")
+    assert made.card.transmit(command) == (b"", 0x6120)
+    answer, sw = made.card.transmit(bytes((cla, 0xC0, 0x00, 0x00, 0x20)))
+    assert (len(answer), sw) == (32, 0x9000)
+    assert made.external_authenticate(answer, 0x33) == "9000"
+    assert made.card.transmit(made.wrap(bytes.fromhex("80CA9F7F00"))) == (b"", 0x6100 | 56)
+    body, sw = made.card.transmit(bytes((cla, 0xC0, 0x00, 0x00, 56)))
+    assert made.unwrap(body, sw).hex().startswith("9f7f2a")
+    assert made.send("80CA004500")[1] == "9000"
+
+
+def test_a_locked_card_is_selected_by_part_of_its_own_name_only(host: Make) -> None:
+    made = host(2, 0x15)
+    made.open(0x01)
+    assert [made.send(f"80F080{state}")[1] for state in ("0F", "7F")] == ["9000", "9000"]
+    assert select(made.card, ISD[:10])[1] == "9000"
+    assert select(made.card, DEBIT[:10])[1] == "6A82"
+    assert exchange(made.card, f"00A4040205{DEBIT[:10]}")[1] == "6A82"
+
+
 def test_a_card_without_t0_answers_at_once_and_keeps_an_answer_for_a_wrong_le(host: Make) -> None:
     made = host(3, 0x70, strict_t0=False)
     made.open(0x33)

@@ -51,9 +51,26 @@ def test_the_card_proves_its_own_key(tmp_path: Path, method: str) -> None:
     body, sw = exchange(card, "0088000010" + (data + ORIGINAL).hex())
     expected = proof(key(card, IRK), data, ORIGINAL, method)  # type: ignore[arg-type]
     assert (body, sw) == (expected.hex().upper(), "9000")
+    process_key = method == "process-key"
+    session = triple_des(key(card, IRK), ORIGINAL + bytes(byte ^ 0xFF for byte in ORIGINAL))
+    assert triple_des(session if process_key else key(card, IRK), data) == expected
+    assert (exchange(card, "0088000010" + (data + data).hex())[0] == body) == (not process_key)
     assert exchange(card, "0088000410" + "00" * 16)[1] == "6985"
     assert exchange(card, "0088003010" + "00" * 16)[1] == "6A88"
     assert exchange(card, "0088000008" + "00" * 8)[1] == "6700"
+
+
+def test_the_card_proves_its_key_to_whom_has_proved_nothing_and_takes_no_right_away(card: VirtualConnection) -> None:
+    proof_of_irk = "0088000010" + "11" * 16
+    assert exchange(card, proof_of_irk)[1] == "6A88"
+    exchange(card, SSSE)
+    body = exchange(card, proof_of_irk)
+    assert (len(body[0]), body[1]) == (16, "9000")
+    assert prove(card, UKSSSE) == "9000"
+    assert exchange(card, proof_of_irk) == body
+    assert exchange(card, "00A4000002EF05", "00DC020403020133")[1] == "9000"
+    exchange(card, DF01)
+    assert exchange(card, proof_of_irk) == body
 
 
 @pytest.mark.parametrize(
