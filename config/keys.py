@@ -11,9 +11,9 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from card_personalization.keys.base import KeyStore
+from card_personalization.keys.base import KeyInfo, KeyStore
 from card_personalization.keys.ceremony_log import CeremonyLog, WitnessedSafe
-from card_personalization.keys.custody import Custody
+from card_personalization.keys.custody import Custody, Stretching
 from card_personalization.keys.files import read_secret
 from card_personalization.keys.software import SoftwareKeys
 from card_personalization.keys.vault import Vault
@@ -22,6 +22,7 @@ from pipeline.clock import civil_date
 
 if TYPE_CHECKING:
     from card_personalization.keys.pkcs11 import Pkcs11Keys
+    from card_personalization.keys.pkcs11.session import Vet
 
 _DEMONSTRATIONS = ("demo", "test")
 _WITHOUT_KEYS = (*_DEMONSTRATIONS, "development")
@@ -37,18 +38,39 @@ def key_store(settings: Settings, *, today: Callable[[], date] = china_today) ->
 
     Raises:
         BadConfiguration: none is configured where there must be one, or it lacks its library.
-        KeyRefused: it does not open, or a key in it must not be used here.
+        KeyRefused: it does not open, a key in it must not be used here, or no ceremony in the log made it.
     """
     match store_of(settings):
         case "demo":
             return SoftwareKeys.demo()
         case "vault":
-            contents = open_vault(settings, custody_of(settings)).contents
+            custody = custody_of(settings)
+            vault = open_vault(settings, custody)
+            log_of(settings, custody).vet(vault.keys())
+            contents = vault.contents
             return SoftwareKeys(
                 contents.entries, digest_key=contents.digest_key, demo=is_demonstration(settings), today=today
             )
         case "pkcs11":
-            return _token(settings, today=today)
+            return _token(settings, today=today, vet=log_of(settings, custody_of(settings)).vet)
+
+
+def every_key(settings: Settings) -> tuple[KeyInfo, ...]:
+    """What is kept, by name and version, whether a ceremony made it or not: for those who compare, not for those who use.
+
+    Raises:
+        BadConfiguration: none is configured where there must be one, or it lacks its library.
+        KeyRefused: it does not open.
+    """
+    match store_of(settings):
+        case "demo":
+            return SoftwareKeys.demo().keys()
+        case "vault":
+            kept = open_vault(settings, custody_of(settings)).keys()
+            return tuple(sorted(kept, key=lambda info: (info.name, info.version)))
+        case "pkcs11":
+            with _token(settings, today=china_today) as token:
+                return token.keys()
 
 
 def store_of(settings: Settings) -> Literal["demo", "vault", "pkcs11"]:
@@ -109,19 +131,25 @@ def open_safe(settings: Settings, custody: Custody) -> Iterator[WitnessedSafe]:
             yield WitnessedSafe(token, log=log, now=_now)
 
 
-def begin(settings: Settings, passphrases: dict[str, str]) -> Custody:
-    """Enrol two custodians, make the vault or the digest key in the token, and open the log.
+def begin(settings: Settings, passphrases: dict[str, str], *, stretching: Stretching | None = None) -> Custody:
+    """Enrol two custodians, make the vault or the digest key in the token, and open the log; `stretching` is what guessing costs.
 
     Raises:
         BadConfiguration: the demo store takes no keys, or something that opens the safe is not set.
         KeyRefused: the passphrases will not do, or all this was begun before; it is left as it is.
     """
     kind = _kept_in(settings)
-    custody, control = Custody.enrol(passphrases)
+    custody, control = Custody.enrol(passphrases, stretching=stretching)
     custody.save(_custodians(settings))
     try:
         if kind == "vault":
-            Vault.create(_vault(settings), passphrase=_passphrase(settings), custody=custody, control=control)
+            Vault.create(
+                _vault(settings),
+                passphrase=_passphrase(settings),
+                custody=custody,
+                control=control,
+                stretching=stretching,
+            )
         else:
             with _token(settings, today=china_today, writable=True) as token:
                 token.begin()
@@ -173,7 +201,9 @@ def _passphrase(settings: Settings) -> bytes:
     return read_secret(path)
 
 
-def _token(settings: Settings, *, today: Callable[[], date], writable: bool = False) -> Pkcs11Keys:
+def _token(
+    settings: Settings, *, today: Callable[[], date], vet: Vet = lambda _: None, writable: bool = False
+) -> Pkcs11Keys:
     module, token, pin_file = settings.keys.module, settings.keys.token, settings.keys.pin_file
     if module is None or token is None or pin_file is None:
         raise _not_set(*(name for name in ("module", "token", "pin_file") if not getattr(settings.keys, name)))
@@ -189,6 +219,7 @@ def _token(settings: Settings, *, today: Callable[[], date], writable: bool = Fa
         pin=lambda: read_secret(pin_file).decode(),
         demo=is_demonstration(settings),
         today=today,
+        vet=vet,
         writable=writable,
     )
 

@@ -9,11 +9,13 @@ from collections.abc import Iterator
 
 import structlog
 
+from card_personalization.transport import tracing
+
 _QUIET = ("pika", "alembic", "PIL", "httpx2", "httpcore")
 
 
-def configure(level: str = "info", *, role: str = "") -> None:
-    """Send every logger of this process to stderr."""
+def configure(level: str = "info", *, role: str = "", trace: bool = False) -> None:
+    """Send every logger of this process to stderr; `trace` lets the traffic with cards through, whatever the level."""
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
@@ -35,6 +37,8 @@ def configure(level: str = "info", *, role: str = "") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
+    logging.addLevelName(tracing.TRACE, "TRACE")
+    tracing.log.setLevel(tracing.TRACE if trace else logging.NOTSET)
     for name in _QUIET:
         logging.getLogger(name).setLevel(logging.WARNING if name != "pika" else logging.CRITICAL)
     structlog.configure(

@@ -93,7 +93,8 @@ class Encoders(_Group):
     """`virtual`: cards are virtual, in `readers` readers side by side; otherwise PC/SC readers, those of `names` or all there are.
 
     A name may be a part of the reader's that no other reader shares. After `watchdog_s` without an answer a card counts as mute.
-    `printer`: a directory for PDFs, or the address of an IPP printer; empty: nothing is printed.
+    `printer`: a directory for PDFs, or the address of an IPP printer; empty: nothing is printed. `trace`: each command to a card and
+    its answer are logged with their header, lengths and time.
     """
 
     station: str = "enc_1"
@@ -102,6 +103,7 @@ class Encoders(_Group):
     names: tuple[str, ...] = ()
     watchdog_s: Annotated[float, Field(gt=0)] = 30.0
     printer: str = ""
+    trace: bool = False
 
 
 class Keys(_Group):

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.policies import Policies, load_policies
-from config.settings import Settings
+from config.settings import BadConfiguration, Settings
 from pipeline.calendar import ChineseCalendar
 from pipeline.clock import Clock, SystemClock
 from pipeline.errors import Defect, NeedsOperator
@@ -193,16 +193,26 @@ class Installation:
         """This process's personalisation station.
 
         Raises:
+            BadConfiguration: test keys with real readers.
             Conflict: another process is this station.
-            Defect: virtual cards in production, or test keys with real readers.
+            Defect: virtual cards in production.
             ServiceDown: pcscd does not answer.
         """
+        from config.keys import is_demonstration
         from pipeline.gateways.encoder import open_pcsc, open_simulated
 
         sys.setswitchinterval(SWITCH_S)
         encoders = self.settings.encoders
         directory = self.settings.data_dir / "encoders" / encoders.station
         if not encoders.virtual:
+            if self.keys.is_demo and not is_demonstration(self.settings):
+                raise BadConfiguration(
+                    [
+                        "ZHIKA_KEYS__STORE: 公开的测试密钥不得用于真实读卡器；请设为 vault 或 pkcs11，测试装置请设 ZHIKA_ENV=test"
+                        " / published test keys are refused in real readers: set it to vault or pkcs11,"
+                        " or ZHIKA_ENV=test where no card leaves the bench"
+                    ]
+                )
             return open_pcsc(
                 directory,
                 encoders.station,
@@ -211,6 +221,7 @@ class Installation:
                 profiles=self.card_profiles,
                 printer=self.printer,
                 watchdog_s=encoders.watchdog_s,
+                trace=encoders.trace,
             )
         if self.settings.env == "production":
             raise Defect("virtual cards are refused in production")
@@ -221,6 +232,7 @@ class Installation:
             spoil=self._spoil,
             readers=encoders.readers,
             printer=self.printer,
+            trace=encoders.trace,
         )
 
     @cached_property

@@ -136,10 +136,14 @@ class EncodeReport:
     face: bytes = field(default=b"", repr=False)
 
 
+class StationStopped(TransientError):
+    """The station has stopped until an operator lets it go on; no card was touched for this order."""
+
+
 class Encoder(Protocol):
     """A personalisation station: it owns readers and the journal of every chip it touched.
 
-    `recover` is asked, never `personalise`, when an earlier attempt's end is not known.
+    One that has stopped has nothing loaded and answers `StationStopped`. `recover` is asked, never `personalise`, when an earlier attempt's end is not known.
     """
 
     station: str

@@ -82,10 +82,13 @@ def worker(
 
 
 def _take_over(installation: Installation, stage: Stage) -> None:
-    station = installation.encoder.station
-    taken = sweep.take_over(installation.context, stage.name, station)
+    encoder = installation.encoder
+    taken = sweep.take_over(installation.context, stage.name, encoder.station)
     if taken:
-        log.warning("station %s: %d cards were under way when the former process ended", station, taken)
+        log.warning("station %s: %d cards were under way when the former process ended", encoder.station, taken)
+    log.info("station %s: %d cards were begun and have no end in the journal", encoder.station, encoder.open_attempts())
+    if encoder.stopped is not None:
+        log.warning("station %s has stopped: %s", encoder.station, encoder.stopped)
 
 
 def _reconcile_loop(installation: Installation, stage: Stage, name: str, stopping: threading.Event) -> None:

@@ -1,10 +1,13 @@
-"""The heartbeat of a station: how its readers do goes to the database, and what operators want of them comes back."""
+"""The heartbeat of a station: how its readers do goes to the database, and what operators want of them comes back.
+
+A station that has stopped says why, and goes on when an operator wants a reader of it to run.
+"""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from card_personalization.pool import ReaderState, ReaderStatus
 from config.wiring import Installation
@@ -40,10 +43,13 @@ def beat(installation: Installation) -> None:
     encoder = installation.encoder
     readers = encoder.status()
     try:
-        wanted = encoders.report(
-            installation.context, encoder.station, [_report(r, encoder.in_hand(r.serial)) for r in readers]
-        )
-    except ZhikaError as error:
+        wanted = _told(installation, readers, stopped := encoder.stopped)
+        if stopped is not None and "run" in wanted.values():
+            # The database hears of it first: what it still calls stopped when the station stops anew would pass for authorised.
+            wanted = _told(installation, readers, None)
+            encoder.authorise()
+            log.warning("station %s was authorised and goes on", encoder.station)
+    except (ZhikaError, OSError) as error:
         log.warning("the state of the readers could not be told: %s", error)
         return
     for reader in readers:
@@ -52,15 +58,23 @@ def beat(installation: Installation) -> None:
             encoder.drain(reader.reader, draining=not draining)
 
 
-def _report(status: ReaderStatus, application_id: str | None) -> ReaderReport:
+def _told(
+    installation: Installation, readers: Sequence[ReaderStatus], stopped: str | None
+) -> Mapping[str, encoders.Wanted]:
+    encoder = installation.encoder
+    reports = [_report(reader, encoder.in_hand(reader.serial), stopped) for reader in readers]
+    return encoders.report(installation.context, encoder.station, reports)
+
+
+def _report(status: ReaderStatus, application_id: str | None, stopped: str | None) -> ReaderReport:
     return ReaderReport(
         reader=status.reader,
-        state=_STATES[status.state],
+        state=_STATES[status.state] if stopped is None else encoders.STOPPED,
         application_id=application_id,
         cards=status.cards,
         good=status.good,
         spoiled=status.spoiled,
         unknown=status.unknown,
         cards_per_hour=round(status.cards_per_hour or 0),
-        last_error=status.last_error,
+        last_error=stopped or status.last_error,
     )

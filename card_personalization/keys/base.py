@@ -37,13 +37,16 @@ class Usage(StrEnum):
 
 
 class Diversification(StrEnum):
-    """How a card's three GlobalPlatform keys come from the KMC (CARD 4.5)."""
+    """How a card's three GlobalPlatform keys come from the KMC."""
 
     NONE = "none"
     """All three are the KMC itself."""
     EMV = "emv"
+    """3DES of the last 6 bytes of the key diversification data (EMV Card Personalization Specification 1.1, KDC)."""
     VISA2 = "visa2"
+    """3DES of bytes 1, 2 and 5 to 8 of the key diversification data (Visa GlobalPlatform card implementation requirements)."""
     KDF3 = "kdf3"
+    """AES-CMAC in counter mode over the key diversification data (NIST SP 800-108)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -103,19 +103,24 @@ class Component:
     value: bytes = field(repr=False)
 
 
+Witness = Callable[[KeyInfo], None]
+"""Told of a key, its check value included, after every check and before it is kept; what it raises keeps the key out."""
+
+
 class Safe(Protocol):
     """Where a ceremony puts keys. Nothing in it is ever overwritten; a version once used stays used.
 
-    Both makers raise `KeyRefused` when that name and version is there already, or when the key must not be taken.
+    Both makers raise `KeyRefused` when that name and version is there already, or when the key must not be taken. Two of them
+    at once, in one process or in two, wait for one another.
     """
 
     def keys(self) -> tuple[KeyInfo, ...]:
         """Every key there is."""
 
-    def generate(self, request: KeyRequest, *, control: DualControl) -> KeyInfo:
+    def generate(self, request: KeyRequest, *, control: DualControl, witness: Witness) -> KeyInfo:
         """Make a random key."""
 
-    def take(self, request: KeyRequest, value: bytes, *, control: DualControl) -> KeyInfo:
+    def take(self, request: KeyRequest, value: bytes, *, control: DualControl, witness: Witness) -> KeyInfo:
         """Keep a key that was brought."""
 
 

@@ -1,14 +1,16 @@
-"""Files with secrets in them: only their owner may read them, and a change is whole or not at all.
+"""Files with secrets in them: only their owner may read them, a change is whole or not at all, and one at a time makes it.
 
 Must not know what is in a file.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from card_personalization.errors import KeyRefused
@@ -63,19 +65,57 @@ def replace_private(path: Path, data: bytes) -> None:
     _put(path, data, into_place=os.replace)
 
 
-def append_private(path: Path, data: bytes) -> None:
-    """Add to the end of a file, durably.
+def append_line(path: Path, line: bytes) -> None:
+    """Add a line to a file, durably: all of it or nothing. What a crash left of an earlier one is taken away.
 
     Raises:
+        KeyRefused: there is no such file, or others than its owner may touch it.
         OSError: the disk refuses.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _PRIVATE)
+    end = len(whole_lines(read_private(path)))
+    with path.open("r+b", buffering=0) as file:
+        try:
+            file.truncate(end)
+            file.seek(end)
+            left = line
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(end)
+            raise
+
+
+def whole_lines(data: bytes) -> bytes:
+    """All that has a line end; the rest is a line that was never written whole."""
+    return data[: data.rfind(b"\n") + 1]
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Wait for everybody who asked for this file before, in this process and in others, until they are done or replaced it.
+
+    Raises:
+        KeyRefused: there is no such file.
+    """
+    descriptor = _locked(path)
     try:
-        os.write(descriptor, data)
-        os.fsync(descriptor)
+        yield
     finally:
         os.close(descriptor)
-    _sync(path.parent)
+
+
+def _locked(path: Path) -> int:
+    while True:
+        try:
+            descriptor = os.open(path, os.O_RDONLY)
+        except OSError as error:
+            raise KeyRefused(f"{path} 无法读取 cannot be read: {error.strerror}") from error
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor
+        os.close(descriptor)
 
 
 def _put(path: Path, data: bytes, *, into_place: Callable[[Path, Path], None]) -> None:

@@ -19,6 +19,8 @@ from card_personalization.keys.base import Algorithm, Diversification
 DES_BLOCK = 8
 AES_BLOCK = 16
 KCV_BYTES = 3
+PIN_DIGITS = 6
+"""As on every Chinese bank card; EMV book 3 6.5.12 allows 4 to 12."""
 _PAD = b"\x80"
 _COMPLEMENT = bytes(byte ^ 0xFF for byte in range(256))
 _ODD = bytes(byte ^ (byte.bit_count() + 1 & 1) for byte in range(256))
@@ -226,6 +228,12 @@ def diversify_sm4(master: bytes, factor: bytes) -> bytes:
         ValueError: the factor is not 8 bytes.
     """
     return sm4(master, _with_complement(factor))
+
+
+def offline_pin_block(digits: str, block: int) -> bytes:
+    """`2N PIN FF..`, 8 bytes (EMV book 3 6.5.12, format 2 of ISO 9564-1), padded with 80 00.. where `block` is longer."""
+    plain = bytes.fromhex(f"2{len(digits):X}{digits}".ljust(2 * DES_BLOCK, "F"))
+    return plain if block == DES_BLOCK else pad80(plain, block)
 
 
 def odd_parity(key: bytes) -> bytes:

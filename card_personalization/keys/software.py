@@ -30,6 +30,7 @@ from card_personalization.keys.base import (
     Usage,
 )
 from card_personalization.keys.primitives import (
+    PIN_DIGITS,
     Aes,
     StaticKeys,
     TripleDes,
@@ -37,7 +38,7 @@ from card_personalization.keys.primitives import (
     check_value,
     diversify,
     icc_master_key,
-    pad80,
+    offline_pin_block,
     retail_mac,
     scp02_material,
     scp03_challenge,
@@ -46,8 +47,6 @@ from card_personalization.keys.primitives import (
 
 DIGEST_KEY_BYTES = 32
 _SIZES = {Algorithm.TRIPLE_DES: (16,), Algorithm.AES: (16, 24, 32)}
-_PIN_DIGITS = 6
-"""As on every Chinese bank card; EMV book 3 6.5.12 allows 4 to 12."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -256,9 +255,8 @@ class SoftwareKeys:
             KeyRefused: `dek` is not of this store.
         """
         self._own(dek)
-        digits = "".join(str(secrets.randbelow(10)) for _ in range(_PIN_DIGITS))
-        block = bytes.fromhex(f"2{_PIN_DIGITS:X}{digits}".ljust(16, "F"))
-        return dek.encrypt(block if dek.block == len(block) else pad80(block, dek.block))
+        digits = "".join(str(secrets.randbelow(10)) for _ in range(PIN_DIGITS))
+        return dek.encrypt(offline_pin_block(digits, dek.block))
 
     def random(self, size: int) -> bytes:
         """Random bytes from the operating system."""

@@ -27,9 +27,9 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from card_personalization.errors import KeyRefused
 from card_personalization.keys import ceremony
 from card_personalization.keys.base import Algorithm, KeyInfo, Usage
-from card_personalization.keys.ceremony import KeyRequest
+from card_personalization.keys.ceremony import KeyRequest, Witness
 from card_personalization.keys.custody import Custody, DualControl, Stretching
-from card_personalization.keys.files import create_private, read_private, replace_private
+from card_personalization.keys.files import create_private, exclusive, read_private, replace_private
 from card_personalization.keys.software import DIGEST_KEY_BYTES, SecretKey
 
 _FORMAT = "zhika-vault/1"
@@ -89,24 +89,21 @@ class Vault:
         """What may be told of every key."""
         return tuple(entry.info for entry in self._contents.entries)
 
-    def generate(self, request: KeyRequest, *, control: DualControl) -> KeyInfo:
+    def generate(self, request: KeyRequest, *, control: DualControl, witness: Witness) -> KeyInfo:
         """Make a random key from the operating system's source.
 
         Raises:
             KeyRefused: that version is there, or only published test keys may be here.
         """
-        return self.take(request, ceremony.fresh(request.kind, random=secrets.token_bytes), control=control)
+        value = ceremony.fresh(request.kind, random=secrets.token_bytes)
+        return self.take(request, value, control=control, witness=witness)
 
-    def take(self, request: KeyRequest, value: bytes, *, control: DualControl) -> KeyInfo:
+    def take(self, request: KeyRequest, value: bytes, *, control: DualControl, witness: Witness) -> KeyInfo:
         """Keep a key.
 
         Raises:
             KeyRefused: that version is there, it is weak, or published outside a demonstration.
         """
-        contents = _opened(self._path, self._passphrase, self._custody)
-        if any(entry.ref == request.ref for entry in contents.entries):
-            raise KeyRefused(f"密钥 {request.ref} 已存在 is there and is never overwritten")
-        info = ceremony.admitted(request, value, demo=self._demo)
         entry = SecretKey(
             name=request.name,
             version=request.version,
@@ -116,9 +113,15 @@ class Vault:
             not_after=request.not_after,
             value=value,
         )
-        contents = replace(contents, entries=(*contents.entries, entry))
-        cost = Stretching(**_document(self._path)["scrypt"])
-        replace_private(self._path, _sealed(contents, self._passphrase, self._custody, control, cost))
+        with exclusive(self._path):
+            contents = _opened(self._path, self._passphrase, self._custody)
+            if any(other.ref == entry.ref for other in contents.entries):
+                raise KeyRefused(f"密钥 {request.ref} 已存在 is there and is never overwritten")
+            info = ceremony.admitted(request, value, demo=self._demo)
+            witness(info)
+            contents = replace(contents, entries=(*contents.entries, entry))
+            cost = Stretching(**_document(self._path)["scrypt"])
+            replace_private(self._path, _sealed(contents, self._passphrase, self._custody, control, cost))
         self._contents = contents
         return info
 

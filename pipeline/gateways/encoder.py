@@ -29,11 +29,16 @@ from card_personalization.readers import CardReader, VirtualReader
 from card_personalization.simulator.connection import CardStore, VirtualConnection
 from card_personalization.simulator.faults import Fault, FaultPlan
 from card_personalization.station import Report, Station, Verdict
+from card_personalization.transport.tracing import TracedConnection
 from pipeline.errors import Conflict, Defect, NeedsOperator, NotFound, OutcomeUnknown, TransientError
-from pipeline.ports import EncodeOrder, EncodeReport, Printer, PrintJob
+from pipeline.gateways.halt import Halt
+from pipeline.ports import EncodeOrder, EncodeReport, Printer, PrintJob, StationStopped
 
 MEMORY_FAILS = Fault("UPDATE RECORD", 3, "sw", sw=0x6581)
 """A blank whose memory fails in the middle of the first file (ISO/IEC 7816-4: 6581) and does not heal."""
+
+STOPPED = "stopped"
+"""The file in a station's directory that keeps it stopped."""
 
 _OUTCOMES = {Verdict.VERIFIED: Outcome.GOOD, Verdict.SPOILED: Outcome.SPOILED, Verdict.UNKNOWN: Outcome.UNKNOWN}
 _Work = Callable[[Station, Plan, str, Connect], Report]
@@ -50,11 +55,12 @@ class _Prepared:
 class LocalEncoder:
     """One station: its readers, its keys and its journal.
 
-    Replies are values: an `EncodeReport`, or an exception that belongs to its order alone:
+    Refused keys, and cards that are spoiled one after the other, stop it: it takes no blank until `authorise`, in this process
+    and in the next ones. Replies are values: an `EncodeReport`, or an exception that belongs to its order alone:
 
     - `PlanError`, `FaceError` (card package): the data cannot stand on a card; `problems` name every field; no card was touched.
     - `NeedsOperator`: a key is missing or expired, nothing was written and the station has stopped; or the face was not printed.
-    - `TransientError`: the station has stopped; no card was touched for this order.
+    - `StationStopped`: no card was touched for this order.
     - `OutcomeUnknown`: the card is not in a reader, or the journal or printer did not answer: `recover` tells what became of it.
     - `Defect`: no such profile, or a fault of ours.
     """
@@ -66,16 +72,21 @@ class LocalEncoder:
         readers: Sequence[CardReader],
         keys: KeyStore,
         journal_dir: Path,
+        halt_file: Path,
         profiles: Mapping[str, CardProfile],
         printer: Printer | None = None,
         on_event: Callable[[Event], None] = lambda event: None,
         watchdog_s: float = 30.0,
+        trace: bool = False,
         release: Callable[[], None] = lambda: None,
     ) -> None:
-        """`profiles` go by name; `release` is called once by `close`.
+        """`profiles` go by name; `halt_file` is there while the station has stopped; `release` is called once by `close`.
+
+        `trace` offers every command and answer, without their bodies, to the log of `transport.tracing`.
 
         Raises:
             ValueError: no reader.
+            OSError: `halt_file` cannot be read.
         """
         if not readers:
             raise ValueError("a station has at least one reader")
@@ -87,12 +98,18 @@ class LocalEncoder:
         self._demo = keys.is_demo
         self._printer = printer
         self._release = release
-        self._stopped = threading.Event()
+        self._trace = trace
+        self._halt = Halt(halt_file, station=station)
         self._in_hand: dict[str, str] = {}
         self._ready = ThreadPoolExecutor(1, thread_name_prefix=f"ready-{station}")
 
     def loaded(self) -> tuple[str, ...] | None:
-        """Serials of the blanks that lie in readers and wait for work; None when a reader fetches whatever is asked for."""
+        """Serials of the blanks that lie in readers and wait for work; None when a reader fetches whatever is asked for.
+
+        None of them is offered while the station has stopped.
+        """
+        if self._halt.reason is not None:
+            return ()
         if self._fetches:
             return None
         return tuple(serial for serial in self._pool.loaded() if serial is not None)
@@ -101,7 +118,7 @@ class LocalEncoder:
         """Make cards, by application id. A card lost on the way is put in again and settled once.
 
         Raises:
-            TransientError: the station has stopped; a person puts it right and starts it again.
+            StationStopped: a person puts it right and authorises it.
         """
         return self._all(orders, _made)
 
@@ -109,13 +126,30 @@ class LocalEncoder:
         """Settle cards whose end is not known, by application id; one that was begun is finished for the same order.
 
         Raises:
-            TransientError: the station has stopped; a person puts it right and starts it again.
+            StationStopped: a person puts it right and authorises it.
         """
         return self._all(orders, Station.recover)
 
     def status(self) -> tuple[ReaderStatus, ...]:
         """The readers at this moment."""
         return self._pool.status()
+
+    def open_attempts(self) -> int:
+        """How many cards were begun and have no end in the journal."""
+        return len(self._cards.open_attempts())
+
+    @property
+    def stopped(self) -> str | None:
+        """Why the station has stopped, and how it is made to go on; None while it works."""
+        return self._halt.reason
+
+    def authorise(self) -> None:
+        """An operator has put right what stopped the station: go on.
+
+        Raises:
+            OSError: the station's directory cannot be written; it stays stopped.
+        """
+        self._halt.go_on()
 
     def in_hand(self, serial: str | None) -> str | None:
         """The application whose card is being made on this blank."""
@@ -156,18 +190,32 @@ class LocalEncoder:
             self._go_on()
             self._in_hand[serial] = order.application_id
             try:
-                report = work(self._cards, ready.plan, serial, connect)
-            except KeyRefused:
-                self._stopped.set()
+                report = work(self._cards, ready.plan, serial, self._traced(connect))
+            except KeyRefused as error:
+                self._keys_refused(str(error))
                 raise
             finally:
                 self._in_hand.pop(serial, None)
-            if report.keys_refused:
-                self._stopped.set()
+            self._learn(report)
             return report, ready.face
 
         ready = self._ready.submit(self._prepared, order)  # while the cards before it are being made
         return self._pool.submit(serial, job, prepare=ready.result)
+
+    def _traced(self, connect: Connect) -> Connect:
+        return (lambda: TracedConnection(connect())) if self._trace else connect
+
+    def _learn(self, report: Report) -> None:
+        """Stop before the next card when this one tells that it would fare no better."""
+        if report.keys_refused:
+            self._keys_refused(str(report.problem))
+        elif report.verdict is Verdict.VERIFIED:
+            self._halt.good()
+        elif report.verdict is Verdict.SPOILED or (report.verdict is Verdict.UNTOUCHED and report.problem is not None):
+            self._halt.spoiled(report.serial, report.problem)
+
+    def _keys_refused(self, problem: str) -> None:
+        self._halt.stop(f"密钥不可用或与卡片不符 / a key cannot be used, or the card has another one: {problem}")
 
     def _prepared(self, order: EncodeOrder) -> _Prepared:
         profile = self._profiles.get(order.profile)
@@ -224,10 +272,8 @@ class LocalEncoder:
             return
 
     def _go_on(self) -> None:
-        if self._stopped.is_set():
-            raise TransientError(
-                f"encoder stopped: a key of station {self.station} was refused; put it right and start again"
-            )
+        if (reason := self._halt.reason) is not None:
+            raise StationStopped(f"encoder stopped: station {self.station}: {reason}")
 
 
 def _outcome(result: tuple[Report, bytes]) -> Outcome | None:
@@ -315,6 +361,7 @@ def open_simulated(
     city: str = "420100",
     readers: int = 1,
     printer: Printer | None = None,
+    trace: bool = False,
 ) -> LocalEncoder:
     """A station over virtual cards: blanks in `directory/cards`, journal in `directory/journal`; both survive a kill.
 
@@ -333,8 +380,10 @@ def open_simulated(
         readers=[VirtualReader(f"virtual {number}", box.insert) for number in range(1, readers + 1)],
         keys=SoftwareKeys.demo(),
         journal_dir=directory / "journal",
+        halt_file=directory / STOPPED,
         profiles=profiles,
         printer=printer,
+        trace=trace,
         release=release,
     )
 
@@ -348,6 +397,7 @@ def open_pcsc(
     profiles: Mapping[str, CardProfile],
     printer: Printer | None = None,
     watchdog_s: float = 30.0,
+    trace: bool = False,
 ) -> LocalEncoder:
     """A station over PC/SC readers, those that `names` name by a part that is theirs alone, or all; journal in `directory/journal`.
 
@@ -368,9 +418,11 @@ def open_pcsc(
         readers=[PcscReader(name) for name in chosen],
         keys=keys,
         journal_dir=directory / "journal",
+        halt_file=directory / STOPPED,
         profiles=profiles,
         printer=printer,
         watchdog_s=watchdog_s,
+        trace=trace,
         release=locked(directory / "lock", station),
     )
 

@@ -1,6 +1,7 @@
 """Encoders (写卡机): a station's process says how its readers do; operators look, and ask them to drain or to go on.
 
-What is asked travels back with the next report, so an operator needs no way to the station's machine.
+What is asked travels back with the next report, so an operator needs no way to the station's machine. So does the word that lets
+a station go on which has stopped by itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pipeline.store.types import Record
 
 ReaderState = Literal["idle", "busy", "paused", "draining", "faulted", "maintenance", "awaiting_authorisation"]
 Wanted = Literal["run", "drain"]
+STOPPED: ReaderState = "awaiting_authorisation"
 STATES = (*get_args(ReaderState), "offline")
 """Every state an operator can see."""
 
@@ -44,18 +46,31 @@ class ReaderReport:
 def report(context: Context, station: str, readers: Sequence[ReaderReport]) -> Mapping[str, Wanted]:
     """Say how a station's readers do; returns what is wanted of each reader.
 
+    A station that has stopped says so by readers that await authorisation: the first time it is wanted of all its readers that
+    they drain, until an operator wants them to run.
+
     Raises:
         TransientError: the database is away; the next report says it again.
     """
     if not readers:
         return {}
-    with context.store.transaction(hint=True) as tx:
-        told = encoders.tell(tx, station, [asdict(reader) for reader in readers], now=context.now())
+    now = context.now()
+    stopped = {reader.reader: reader.last_error for reader in readers if reader.state == STOPPED}
+    with context.store.transaction(hint=not stopped) as tx:
+        new = stopped.keys() - encoders.in_state(tx, station, STOPPED) if stopped else set()
+        told = encoders.tell(tx, station, [asdict(reader) for reader in readers], now=now)
+        if new:
+            encoders.want(tx, station, "drain")
+            told = dict.fromkeys(told, "drain")
+            detail = {"reason": stopped[min(new)], "readers": sorted(new)}
+            audit.append(tx, actor=station, action="encoder.stop", target=station, now=now, detail=detail)
     return {reader: "drain" if wanted == "drain" else "run" for reader, wanted in told.items()}
 
 
 def want(context: Context, name: str, wanted: Wanted, *, reason: str, actor: str) -> tuple[str, ...]:
     """Let a reader, or all readers of a station, end after the card in hand (`drain`), or go on (`run`). Returns their ids.
+
+    `run` authorises a station that has stopped by itself.
 
     Raises:
         NotFound: no such reader or station.

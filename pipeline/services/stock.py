@@ -220,11 +220,12 @@ def destroy(
     return {serial: str(rows[serial].problem or "") for serial in listed}
 
 
-def settle(context: Context, serial: str, *, as_: Finding, reason: str, actor: str, witness: str) -> str:
+def settle(context: Context, serial: str, *, as_: Finding, reason: str, actor: str, witness: str) -> str | None:
     """Two people have read a card whose chip the station could not tell; its application goes on. Returns the application.
 
     `spoiled`: the blank is written off and the card is made on another one. `read-again`: the blank stays bound, and its station
-    reads it once more. It never goes back into stock, and never to another person.
+    reads it once more. It never goes back into stock, and never to another person. Only a blank that was set aside untouched, and
+    so has no application, can be taken by any when it is to be read again.
 
     Raises:
         NotFound: no such blank.
@@ -236,24 +237,27 @@ def settle(context: Context, serial: str, *, as_: Finding, reason: str, actor: s
     [serial] = _listed([serial])
     with context.store.transaction() as tx:
         # The application first, then the blank: everybody's order.
-        application_id = _known(tx, [serial], lock=False)[serial].application_id
+        application_id: str | None = _known(tx, [serial], lock=False)[serial].application_id
         held = applications.load(tx, [application_id] if application_id else [], lock=True).get(application_id or "")
         row = _known(tx, [serial])[serial]
-        if held is None or row.application_id != application_id or row.state not in stock.UNSETTLED:
+        if row.application_id != application_id or row.state not in stock.UNSETTLED:
             raise Conflict(
                 f"空白卡 {serial} 不在隔离中（{row.state}）", f"blank {serial} is not in quarantine (it is {row.state})"
             )
-        if held.application.status != "held":
+        if held is not None and held.application.status != "held":
             raise Conflict(
                 f"申领 {application_id} 未被挂起，工位正在处理空白卡 {serial}",
                 f"application {application_id} is not held: its station is working on blank {serial}",
             )
         if as_ == "spoiled":
             stock.write_off(tx, [serial], "spoiled", act)
+        elif held is None:
+            stock.put_back(tx, [serial], act)
         detail = {"as": as_, "reason": act.reason, "witness": witness, "application": application_id}
         audit.append(tx, actor=actor, action="blank.settle", target=serial, now=now, detail=detail)
-        let_go(tx, [held.application.id], reason=f"blank {as_}: {act.reason}", actor=actor, now=now)
-    return held.application.id
+        if held is not None:
+            let_go(tx, [held.application.id], reason=f"blank {as_}: {act.reason}", actor=actor, now=now)
+    return application_id
 
 
 def _written_off(

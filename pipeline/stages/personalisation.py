@@ -18,7 +18,7 @@ from pipeline.errors import Defect, NotFound, OutcomeUnknown, TransientError, Zh
 from pipeline.outcomes import Advance, Hold, Outcome, Reason, Wait
 from pipeline.person import Person
 from pipeline.policy import Policy
-from pipeline.ports import EncodeOrder, Encoder, EncodeReport, ObjectStore
+from pipeline.ports import EncodeOrder, Encoder, EncodeReport, ObjectStore, StationStopped
 from pipeline.retry import disposition, exhausted
 from pipeline.stages.base import AccountFact, BlankFact, Case, Decision, Fact, Intent, Need, Reconciler
 
@@ -31,6 +31,9 @@ NO_CARD_AGAIN = timedelta(seconds=2)
 
 ELSEWHERE_AGAIN = timedelta(minutes=1)
 """How long an application stays away from a station that does not hold its blank, or has none left while others do."""
+
+STOPPED_AGAIN = timedelta(seconds=30)
+"""How long an application waits whose station has stopped until an operator lets it go on."""
 
 SHORTAGE = Reason(
     code="blank.shortage",
@@ -96,9 +99,13 @@ class BlankSpoiled(Fact):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlankReturned(Fact):
-    """Nothing was written: the blank stays with its station and can be taken again."""
+    """Nothing was written: the blank stays with its station and can be taken again.
+
+    With a `problem` it is taken after all others; the second time it is set aside.
+    """
 
     serial: str
+    problem: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,10 +173,14 @@ class CardRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardReply:
-    """What became of a request. `problems` are those of data that cannot stand on a card; then there is no `report`."""
+    """What became of a request. `problems` are those of data that cannot stand on a card; then there is no `report`.
+
+    Nor is there one when the station has `stopped` and did nothing.
+    """
 
     request: CardRequest
     report: EncodeReport | None = None
+    stopped: bool = False
     face: str | None = None
     problems: tuple[Problem, ...] = ()
 
@@ -243,6 +254,9 @@ class Personalisation:
     def settle(self, case: Case, reply: CardReply, policy: Policy, now: datetime) -> Decision:
         """What the blank became decides: the card, another blank, another try, or an operator."""
         request, report = reply.request, reply.report
+        if reply.stopped:
+            unused = () if request.recover else (BlankReturned(serial=request.serial),)
+            return Decision(Wait(now + STOPPED_AGAIN, "station.stopped"), unused)
         if report is None:
             return Decision(Hold(_card_data(reply.problems)), (_unfit(request),))
         problem = report.problem or report.verdict
@@ -254,6 +268,9 @@ class Personalisation:
                 last = tries >= most
                 outcome = Hold(exhausted(f"blank.spoiled ({tries}x)")) if last else Wait(now, "blank.spoiled")
                 return Decision(outcome, (BlankSpoiled(serial=request.serial, problem=problem),))
+            case "untouched" if report.problem is not None:  # the blank's fault, not this application's
+                returned = BlankReturned(serial=request.serial, problem=report.problem)
+                return Decision(Wait(now, "station.blank_refused"), (returned,))
             case "untouched":
                 again = disposition(BlankUntouched(), attempts=tries, max_attempts=most, now=now, trace="").outcome
                 return Decision(again or Wait(now, "blank.untouched"), (BlankReturned(serial=request.serial),))
@@ -284,6 +301,8 @@ class Personalisation:
     def _reply(self, request: CardRequest, result: EncodeReport | Exception) -> CardReply | Exception:
         if isinstance(result, PlanError | FaceError):
             return CardReply(request=request, problems=result.problems)
+        if isinstance(result, StationStopped):
+            return CardReply(request=request, stopped=True)
         if isinstance(result, Exception):
             return result
         try:

@@ -52,6 +52,12 @@ def tell(tx: Tx, station: str, readers: Sequence[Mapping[str, Any]], *, now: dat
     return {row.reader: row.wanted for row in tx.conn.execute(statement.returning(n.reader, n.wanted), values)}
 
 
+def in_state(tx: Tx, station: str, state: str) -> frozenset[str]:
+    """The readers of a station that were last said to be in this state."""
+    rows = tx.conn.execute(select(n.reader).where(n.station == station, n.state == state))
+    return frozenset(rows.scalars())
+
+
 def want(tx: Tx, name: str, wanted: str) -> list[tuple[str, str]]:
     """Ask something of a reader (`station/reader`), or of all readers of a station. Returns those it was asked of."""
     statement = (

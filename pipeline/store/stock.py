@@ -10,9 +10,11 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 from sqlalchemy import (
+    Boolean,
     Column,
     Date,
     Text,
@@ -47,6 +49,7 @@ from pipeline.store.types import Instant, Record
 
 _ID = Column("id", Text)
 _SERIAL = Column("serial", Text)
+_PROBLEM = Column("problem", Text)
 _NOW = bindparam("now", type_=Instant)
 _SINCE = bindparam("since", type_=Instant)
 a = t.applications.c
@@ -89,14 +92,23 @@ class Act:
     document: str | None = None
 
 
-def _write_down(tx: Tx, serials: Sequence[str], event: str, act: Act, *, states: Sequence[str] = ()) -> None:
+def _write_down(
+    tx: Tx,
+    serials: Sequence[str],
+    event: str,
+    act: Act,
+    *,
+    states: Sequence[str] = (),
+    problems: Mapping[str, str | None] = MappingProxyType({}),
+) -> None:
     """A ledger line for each blank, with the application, station and job that its row names at this moment.
 
     So what ends a tie is written down before the row changes, and what makes one, after. `states`: only blanks in one of these.
+    `problems` are reasons of single blanks.
     """
     if not serials:
         return
-    rows = given(tx, _SERIAL)
+    rows = given(tx, _SERIAL, _PROBLEM)
     source = select(
         b.serial,
         _NOW,
@@ -106,16 +118,16 @@ def _write_down(tx: Tx, serials: Sequence[str], event: str, act: Act, *, states:
         b.job_id,
         func.coalesce(bindparam("actor", type_=Text), b.station, "engine"),
         bindparam("witness", type_=Text),
-        bindparam("reason", type_=Text),
+        func.coalesce(rows.c.problem, bindparam("reason", type_=Text)),
         bindparam("document", type_=Text),
-    ).where(b.serial.in_(select(rows.c.serial)))
+    ).join(rows, rows.c.serial == b.serial)
     if states:
         source = source.where(b.state.in_(states))
     names = ["serial", "at", "event", "application_id", "station", "job_id", "actor", "witness", "reason", "document"]
     said = {"actor": act.actor, "witness": act.witness, "reason": act.reason, "document": act.document}
     tx.conn.execute(
         insert(t.blank_ledger).from_select(names, source),
-        {"given": params([{"serial": s} for s in serials]), "now": act.at, **said},
+        {"given": params([{"serial": s, "problem": problems.get(s)} for s in serials]), "now": act.at, **said},
     )
 
 
@@ -244,11 +256,14 @@ def listing(
 
 
 def pick(tx: Tx, *, blank_type: str, location: str, count: int) -> list[str]:
-    """The first blanks of a type that lie in stock and are issued to nobody, locked; fewer where there are not so many."""
+    """The first blanks of a type that lie in stock and are issued to nobody, locked; fewer where there are not so many.
+
+    Those that a station handed back with a problem come last.
+    """
     query = (
         select(b.serial)
         .where(b.type == blank_type, b.state == "stocked", b.station.is_(None), b.location == location)
-        .order_by(b.serial)
+        .order_by(b.problem.is_not(None), b.serial)
         .limit(count)
         .with_for_update(skip_locked=True)
     )
@@ -271,6 +286,12 @@ def write_off(tx: Tx, serials: Sequence[str], event: str, act: Act) -> None:
     """Blanks that will not become cards: `spoiled`, `missing`, `found`, `destroyed`. The problem is why the first time."""
     _write_down(tx, serials, event, act)
     _change(tx, serials, now=act.at, state=_AFTER[event], problem=func.coalesce(b.problem, act.reason))
+
+
+def put_back(tx: Tx, serials: Sequence[str], act: Act) -> None:
+    """Blanks that were set aside can be taken again."""
+    _write_down(tx, serials, "untouched", act)
+    _change(tx, serials, now=act.at, state="stocked", problem=None)
 
 
 # ----------------------------------------------------------------------------------------------------- production jobs
@@ -422,19 +443,22 @@ def _reserve(tx: Tx, pairs: Sequence[tuple[str, str]], *, now: datetime) -> None
 
 
 def _free(tx: Tx, blank_type: str, station: str, loaded: tuple[str, ...] | None, count: int) -> list[str]:
-    """Up to `count` blanks that a station may write on, locked."""
+    """Up to `count` blanks that a station may write on, locked; those it handed back with a problem come last."""
     query = (
         select(b.serial)
         .where(b.type == blank_type, b.station == station, b.job_id.is_not(None), b.state == "stocked")
         .order_by(b.serial)
-        .limit(count)
         .with_for_update(skip_locked=True)
     )
-    if loaded is None:
-        return list(tx.conn.execute(query).scalars())
-    rows = given(tx, _SERIAL)
-    values = {"given": params([{"serial": s} for s in loaded])}
-    return list(tx.conn.execute(query.where(b.serial.in_(select(rows.c.serial))), values).scalars())
+    values: dict[str, Any] = {}
+    if loaded is not None:
+        query = query.where(b.serial.in_(select(given(tx, _SERIAL).c.serial)))
+        values = {"given": params([{"serial": s} for s in loaded])}
+    found: list[str] = []
+    for kind in (b.problem.is_(None), b.problem.is_not(None)):  # two questions, since the index has no problems
+        if len(found) < count:
+            found += tx.conn.execute(query.where(kind).limit(count - len(found)), values).scalars()
+    return found
 
 
 def _put_off(tx: Tx, blank_type: str, station: str, loaded: tuple[str, ...] | None, now: datetime) -> Wait | None:
@@ -500,29 +524,42 @@ def _fix(tx: Tx, serials: Mapping[str, str], wanted: Mapping[str, TakeBlank]) ->
 
 
 def write_blanks(tx: Tx, facts: Sequence[BlankSpoiled | BlankReturned | BlankQuarantined], *, now: datetime) -> None:
-    """What became of blanks that did not become cards."""
-    for kind, (_state, event) in _STATE.items():
-        _write_down(tx, [f.serial for f in facts if type(f) is kind], event, Act(at=now), states=UNSETTLED)
-    rows = given(tx, _SERIAL, Column("state", Text), Column("problem", Text))
-    values = [{"serial": f.serial, "state": _STATE[type(f)][0], "problem": getattr(f, "problem", None)} for f in facts]
+    """What became of blanks that did not become cards.
+
+    A blank that was handed back with a problem before is now set aside: in quarantine, and no application's.
+    """
+    problems = {f.serial: f.problem for f in facts}
+    returned = [f.serial for f in facts if isinstance(f, BlankReturned)]
+    aside = _known_faulty(tx, [serial for serial in returned if problems[serial] is not None])
+    events = {f.serial: "quarantined" if f.serial in aside else _EVENT[type(f)] for f in facts}
+    for event in sorted(set(events.values())):
+        told = [serial for serial, befell in events.items() if befell == event]
+        _write_down(tx, told, event, Act(at=now), states=UNSETTLED, problems=problems)
+    rows = given(tx, _SERIAL, Column("state", Text), _PROBLEM, Column("freed", Boolean))
+    values = [
+        {"serial": serial, "state": _AFTER[event], "problem": problems[serial], "freed": serial in returned}
+        for serial, event in events.items()
+    ]
     tx.conn.execute(
         update(t.blanks)
         .where(b.serial == rows.c.serial, b.state.in_(UNSETTLED))
         .values(
             state=rows.c.state,
-            problem=rows.c.problem,
-            application_id=case((rows.c.state == "stocked", None), else_=b.application_id),
+            problem=func.coalesce(rows.c.problem, b.problem),
+            application_id=case((rows.c.freed, None), else_=b.application_id),
             changed_at=_NOW,
         ),
         {"given": params(values), "now": now},
     )
 
 
-_STATE: Mapping[type, tuple[str, str]] = {
-    BlankSpoiled: ("spoiled", "spoiled"),
-    BlankReturned: ("stocked", "untouched"),
-    BlankQuarantined: ("quarantined", "quarantined"),
-}
+def _known_faulty(tx: Tx, serials: Sequence[str]) -> frozenset[str]:
+    """Those of the blanks that a problem is known of."""
+    found = find(tx, serials) if serials else {}
+    return frozenset(serial for serial, row in found.items() if row.problem is not None)
+
+
+_EVENT: Mapping[type, str] = {BlankSpoiled: "spoiled", BlankReturned: "untouched", BlankQuarantined: "quarantined"}
 
 
 # ------------------------------------------------------------------------------------------------------------- cards
@@ -602,5 +639,5 @@ def write_cards(tx: Tx, facts: Sequence[CardProduced], *, now: datetime) -> None
         {"given": params(values), "now": now},
     )
     serials = [f.serial for f in facts]
-    _change(tx, serials, now=now, state="bound")
+    _change(tx, serials, now=now, state="bound", problem=None)
     _write_down(tx, serials, "bound", Act(at=now))

@@ -303,7 +303,8 @@ blanks = Table(
     Column("problem", Text),
     _one_of("state", ("stocked", *BLANK_BOUND, "spoiled", "missing", "test", "destroyed")),
     CheckConstraint(
-        "state NOT IN ('reserved', 'encoding', 'quarantined', 'bound') OR (application_id IS NOT NULL AND job_id IS NOT NULL)",
+        "state NOT IN ('reserved', 'encoding', 'quarantined', 'bound') OR (job_id IS NOT NULL"
+        " AND (application_id IS NOT NULL OR state = 'quarantined'))",
         name="bound_to",
     ),
 )

@@ -181,7 +181,10 @@ def settle(
     output: Output = "table",
     as_json: JsonFlag = False,
 ) -> None:
-    """Two people decide what a blank in quarantine is; its application goes on, on another blank when this one is spoiled."""
+    """Two people decide what a blank in quarantine is; its application, if it has one, goes on.
+
+    A spoiled blank is followed by another one; one to be read again keeps its application, or can be taken by any if it has none.
+    """
     in_json = wants_json(output, as_json)
     application = stock.settle(
         installation_of(data).context,
@@ -191,7 +194,7 @@ def settle(
         actor=by or actor(),
         witness=witness,
     )
-    _tell({"serial": serial, "as": as_, "application": application}, application, in_json)
+    _tell({"serial": serial, "as": as_, "application": application}, application or "-", in_json)
 
 
 @blank_app.command("destroy")

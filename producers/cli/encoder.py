@@ -57,7 +57,7 @@ def drain(
 def resume(
     name: Name, reason: Reason, data: DataDir = None, output: Output = "table", as_json: JsonFlag = False
 ) -> None:
-    """Go on."""
+    """Go on; also a station that has stopped by itself, once what stopped it is put right."""
     _want(name, "run", reason, data, wants_json(output, as_json))
 
 

@@ -102,8 +102,7 @@ def export_check_values(data: DataDir = None, as_json: JsonFlag = False) -> None
     store = keys.store_of(settings)
     custody = None if store == "demo" else keys.custody_of(settings)
     witnessed = frozenset() if custody is None else keys.log_of(settings, custody).witnessed()
-    infos = keys.key_store(settings).keys()
-    rows = [{**_plain(info), "witnessed": custody and _mark(info) in witnessed} for info in infos]
+    rows = [{**_plain(info), "witnessed": custody and info in witnessed} for info in keys.every_key(settings)]
     if as_json:
         _print_json({"store": store, "custody": custody and custody.fingerprint, "keys": rows})
     else:
@@ -196,10 +195,6 @@ def _plain(info: KeyInfo) -> dict[str, Any]:
         "not_after": info.not_after.isoformat() if info.not_after else None,
         "kcv": info.kcv.hex().upper(),
     }
-
-
-def _mark(info: KeyInfo) -> tuple[str, int, str]:
-    return info.name, info.version, info.kcv.hex().upper()
 
 
 def _tell(info: KeyInfo, *, as_json: bool) -> None:

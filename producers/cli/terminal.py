@@ -28,7 +28,7 @@ def settings_of(data: Path | None = None) -> Settings:
         BadConfiguration: a value cannot be used.
     """
     settings = load(**({"data_dir": data} if data is not None else {}))
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, trace=settings.encoders.trace)
     return settings
 
 

@@ -169,6 +169,34 @@ def test_encoders_are_listed_drained_and_resumed_and_stand_in_the_status(zhika: 
         installation.close()
 
 
+def test_a_station_that_has_stopped_says_so_to_operators_and_is_resumed_by_them(zhika: Cli) -> None:
+    installation = Installation(load(OnlyGiven, env="test", data_dir=zhika.directory / "data"))
+    told = encoders.ReaderReport(reader="r1", state="awaiting_authorisation", last_error="key refused")
+    try:
+        assert encoders.report(installation.context, "enc_3", [told]) == {"r1": "drain"}
+        [seen] = zhika.json("encoder", "status", "enc_3", "--json")
+        assert (seen["state"], seen["wanted"], seen["last_error"]) == ("awaiting_authorisation", "drain", "key refused")
+        [row] = [row for row in zhika.json("status", "-o", "json", code=69)["encoders"] if row["station"] == "enc_3"]
+        assert (row["state"], row["last_error"]) == ("awaiting_authorisation", "key refused")
+        fails(zhika.run("encoder", "resume", "enc_3"), 2, "--reason")
+        assert zhika.run("encoder", "resume", "enc_3", "--reason", "the right keys").stdout == "enc_3/r1\n"
+        assert encoders.report(installation.context, "enc_3", [told]) == {"r1": "run"}
+    finally:
+        installation.close()
+    assert zhika.json("audit", "verify")["ok"] is True
+
+
+def test_real_readers_and_published_test_keys_are_a_bad_configuration(zhika: Cli) -> None:
+    settings = {
+        "ZHIKA_ENV": "development",
+        "ZHIKA_DATA_DIR": str(zhika.directory / "real"),
+        "ZHIKA_ENCODERS__VIRTUAL": "false",
+        "ZHIKA_METRICS__BIND": "",
+    }
+    done = zhika.run("up", "--no-simulators", settings=settings)
+    fails(done, 78, "ZHIKA_KEYS__STORE", "测试密钥", "test keys")
+
+
 def test_tables_are_plain_text_with_whole_job_numbers(zhika: Cli) -> None:
     job_id = issued(zhika, 1, "enc_2")
     lines: tuple[tuple[str | Path, ...], ...] = (

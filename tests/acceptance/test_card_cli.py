@@ -387,7 +387,7 @@ def made(bench: Bench) -> Iterator[Made]:
     """From an intake file to two cards: one process, a simulated bank, and a station over two readers."""
     directory = bench.zhika.directory.parent / "line"
     settings = {
-        "ZHIKA_ENV": "development",
+        "ZHIKA_ENV": "test",
         "ZHIKA_DATA_DIR": str(directory / "data"),
         "ZHIKA_WORKERS__THREADS": "2",
         "ZHIKA_METRICS__BIND": "",

@@ -1,4 +1,8 @@
-"""Key ceremonies as real processes, on both stores: what is asked, what is shown, how it ends, what is left behind."""
+"""Key ceremonies as real processes, on both stores: what is asked, what is shown, how it ends, what is left behind.
+
+Most of these processes are forked from the one that tests, and passphrases are stretched as little as the format allows. One
+ceremony on each store, two at once and the one at a terminal are commands that were started; `init` stretches as it does always.
+"""
 
 from __future__ import annotations
 
@@ -9,20 +13,49 @@ import re
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
 from card_personalization.keys.base import Algorithm
+from card_personalization.keys.custody import Stretching
 from card_personalization.keys.primitives import check_value
-from tests.support.cli import COMMAND, Cli, Finished, cli
-from tests.support.softhsm import token_in
+from config import keys
+from config.settings import load
+from tests.support.cli import COMMAND, Cli, Finished, cli, together
+from tests.support.forked import forked, zhika_with
+from tests.support.softhsm import PIN, token_in
 
 FIRST, SECOND = "张的口令 passphrase", "李的口令 passphrase"
 BOTH = ("--custodian", "张保管", "--custodian", "李保管")
 KMC = ("KMC", "--algorithm", "3des", "--usage", "card-management", "--owner", "武汉市")
+
+
+class Forked(Cli):
+    """The command in processes that need not be started."""
+
+    __slots__ = ()
+
+    def run(
+        self,
+        *arguments: str | Path,
+        stdin: str = "",
+        timeout_s: float = 120,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> Finished:
+        done = forked(
+            partial(zhika_with, arguments),
+            directory=self.directory,
+            environment={**self.environment, **settings},
+            stdin=stdin,
+            timeout_s=timeout_s,
+        )
+        self.heard.append(done.stdout + done.stderr)
+        return done
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +63,10 @@ class Site:
     """An installation in production whose custodians are enrolled."""
 
     zhika: Cli
-    keys: Path
+
+    @property
+    def keys(self) -> Path:
+        return Path(self.zhika.settings["ZHIKA_DATA_DIR"]) / "keys"
 
     def run(self, *arguments: str, lines: tuple[str, ...] = (FIRST, SECOND)) -> Finished:
         return self.zhika.run("keys", *arguments, stdin="".join(f"{line}\n" for line in lines))
@@ -59,8 +95,8 @@ def bare(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cli]:
     common = {"ZHIKA_ENV": "production", "ZHIKA_DATA_DIR": str(tmp_path / "data"), "ZHIKA_KEYS__STORE": store}
     if store == "vault":
         passphrase = private(tmp_path / "passphrase", "operating passphrase")
-        with cli(tmp_path / "here", **common, ZHIKA_KEYS__PASSPHRASE_FILE=str(passphrase)) as zhika:
-            yield zhika
+        with cli(tmp_path / "here", **common, ZHIKA_KEYS__PASSPHRASE_FILE=str(passphrase)) as started:
+            yield Forked(directory=started.directory, settings=started.settings)
         return
     with token_in(tmp_path / "softhsm") as token:
         opened = {
@@ -68,16 +104,26 @@ def bare(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Cli]:
             "ZHIKA_KEYS__TOKEN": token.label,
             "ZHIKA_KEYS__PIN_FILE": str(private(tmp_path / "pin", token.pin)),
         }
-        with cli(tmp_path / "here", **common, **opened, **token.environment) as zhika:
-            yield zhika
+        with cli(tmp_path / "here", **common, **opened, **token.environment) as started:
+            yield Forked(directory=started.directory, settings=started.settings)
 
 
 @pytest.fixture
 def site(bare: Cli) -> Site:
-    made = Site(zhika=bare, keys=Path(bare.settings["ZHIKA_DATA_DIR"]) / "keys")
-    done = made.run("init", *BOTH)
+    passphrases = {"张保管": FIRST, "李保管": SECOND}
+    done = forked(
+        lambda: keys.begin(load(), passphrases, stretching=Stretching(n=2**14)),
+        directory=bare.directory,
+        environment=bare.environment,
+    )
     assert done.returncode == 0, done.stderr
-    return made
+    return Site(zhika=bare)
+
+
+@pytest.fixture
+def started(bare: Cli) -> Cli:
+    """The same installation, its commands started as an operator starts them."""
+    return Cli(directory=bare.directory, settings=bare.settings)
 
 
 def component(size: int = 16) -> tuple[str, str, bytes]:
@@ -89,8 +135,8 @@ def component(size: int = 16) -> tuple[str, str, bytes]:
 
 
 @on_both
-def test_two_custodians_generate_a_key_and_only_its_check_value_is_shown(site: Site) -> None:
-    done = site.run("generate", *KMC, *BOTH, "--not-after", "2099-12-31", "--json")
+def test_two_custodians_generate_a_key_and_only_its_check_value_is_shown(site: Site, started: Cli) -> None:
+    done = Site(zhika=started).run("generate", *KMC, *BOTH, "--not-after", "2099-12-31", "--json")
     assert done.returncode == 0, done.stderr
     made = json.loads(done.stdout)
     assert {key: made[key] for key in ("name", "version", "algorithm", "usage", "owner", "not_after")} == {
@@ -105,7 +151,7 @@ def test_two_custodians_generate_a_key_and_only_its_check_value_is_shown(site: S
     assert site.check_values() == {("KMC", 1): made["kcv"]}
     assert [line["what"] for line in site.log()] == ["begun", "generating", "generated"]
     assert site.log()[-1]["key"] == made
-    assert FIRST not in site.zhika.said() and SECOND not in site.zhika.said()
+    assert FIRST not in started.said() and SECOND not in started.said()
 
 
 @on_both
@@ -222,7 +268,8 @@ def test_without_custodians_there_is_no_ceremony(bare: Cli) -> None:
 
 
 def test_a_place_that_is_not_configured_is_exit_78(tmp_path: Path) -> None:
-    with cli(tmp_path / "here", ZHIKA_ENV="production") as zhika:
+    with cli(tmp_path / "here", ZHIKA_ENV="production") as started:
+        zhika = Forked(directory=started.directory, settings=started.settings)
         for command in (("init", *BOTH), ("export-check-values",)):
             done = zhika.run("keys", *command, stdin=f"{FIRST}\n{SECOND}\n")
             assert (done.returncode, "ZHIKA_KEYS__STORE" in done.stderr) == (78, True), done.stderr
@@ -232,7 +279,8 @@ def test_a_place_that_is_not_configured_is_exit_78(tmp_path: Path) -> None:
 
 
 def test_a_demonstration_shows_the_check_values_of_its_test_keys(tmp_path: Path) -> None:
-    with cli(tmp_path / "here", ZHIKA_ENV="demo") as zhika:
+    with cli(tmp_path / "here", ZHIKA_ENV="demo") as started:
+        zhika = Forked(directory=started.directory, settings=started.settings)
         told = zhika.json("keys", "export-check-values", "--json")
         assert (told["store"], told["custody"]) == ("demo", None)
         assert {key["name"]: key["kcv"] for key in told["keys"]}["KMC"] == "8BAF47"
@@ -243,14 +291,66 @@ def test_a_demonstration_shows_the_check_values_of_its_test_keys(tmp_path: Path)
 
 
 @on_both
-def test_a_key_without_a_ceremony_is_told(site: Site) -> None:
+def test_a_key_without_a_ceremony_is_told_and_not_used(site: Site) -> None:
     """Whoever holds what opens the safe brings back a key whose ceremony is not in the log."""
     begun = (site.keys / "ceremonies.log").read_bytes()
     assert site.run("generate", *KMC, *BOTH).returncode == 0
+    assert use(site).returncode == 0
     (site.keys / "ceremonies.log").write_bytes(begun)
     told = site.zhika.json("keys", "export-check-values", "--json", code=1)
     assert [(key["name"], key["witnessed"]) for key in told["keys"]] == [("KMC", False)]
     assert "KMC version 1" in site.zhika.run("keys", "export-check-values").stderr
+    refused = use(site)
+    assert (refused.returncode, "made the keys KMC version 1" in refused.stderr) == (1, True), refused.stderr
+
+
+@pytest.mark.parametrize("bare", ["pkcs11"], indirect=True)
+def test_a_key_made_with_the_pin_alone_stops_the_start_until_it_is_removed(site: Site) -> None:
+    assert site.run("generate", *KMC, *BOTH).returncode == 0
+    pkcs11_tool(site, "--keygen", "--key-type", "AES:16", "--sensitive", "--id", b"card-management/-/x".hex())
+    refused = use(site)
+    assert (refused.returncode, "made the keys EVIL version 1:" in refused.stderr) == (1, True), refused.stderr
+    pkcs11_tool(site, "--delete-object", "--type", "secrkey")
+    assert use(site).returncode == 0
+
+
+def use(site: Site) -> Finished:
+    """Open the keys as what makes cards does."""
+    return forked(
+        lambda: keys.key_store(load()).random(8), directory=site.zhika.directory, environment=site.zhika.environment
+    )
+
+
+def pkcs11_tool(site: Site, *arguments: str) -> None:
+    """What somebody with the PIN does to the object `zhika/EVIL/1` with another program."""
+    settings = site.zhika.settings
+    subprocess.run(
+        [
+            *(
+                "pkcs11-tool",
+                "--module",
+                settings["ZHIKA_KEYS__MODULE"],
+                "--token-label",
+                settings["ZHIKA_KEYS__TOKEN"],
+            ),
+            *("--login", "--pin", PIN, "--label", "zhika/EVIL/1", *arguments),
+        ],
+        env=site.zhika.environment,
+        check=True,
+        capture_output=True,
+    )
+
+
+@pytest.mark.parametrize("bare", ["pkcs11"], indirect=True)
+def test_two_ceremonies_at_once_make_one_version_once(site: Site, started: Cli) -> None:
+    def generate() -> Finished:
+        return Site(zhika=started).run("generate", *KMC, *BOTH, "--version", "1")
+
+    codes = sorted(done.returncode for done in together([generate, generate]))
+    assert codes == [0, 4], started.said()
+    assert [line["what"] for line in site.log()] == ["begun", "generating", "generated"]
+    assert list(site.check_values()) == [("KMC", 1)]
+    assert use(site).returncode == 0
 
 
 def test_an_altered_log_is_told(site: Site) -> None:

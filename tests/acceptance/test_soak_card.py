@@ -15,6 +15,7 @@ from tests.support.pcscd import Pcscd, need_pcscd
 BAYS = 4
 OTHER = 999
 FAILED = ("failed", "failed")
+MUTATING = frozenset({"UPDATE RECORD", "STORE DATA"})
 
 Outcome = tuple[str, str]
 Table = Counter[tuple[str, Outcome, Strike]]
@@ -33,11 +34,14 @@ def bays(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Bay]]:
 @pytest.mark.soak
 def test_no_fault_at_any_command_loses_or_doubles_a_card(bays: list[Bay]) -> None:
     names = bays[0].good(encode_order(OTHER - 1, "00000000"))
+    begun = next(place for place, name in enumerate(names) if name in MUTATING)
     table: Table = Counter()
     failures: list[str] = []
     for row, strike in enumerate(Strike):
         alone = strike is Strike.SERVICE  # it breaks the service for all
         outcomes = struck_everywhere(bays[:1] if alone else bays, strike, len(names), failures, start=row * len(names))
+        settled = ["untouched"] * begun + ["verified"] * (len(names) - begun)
+        assert failures or [last for _, last in outcomes] == settled, f"{strike}: {outcomes}"
         table.update((name, outcome, strike) for name, outcome in zip(names, outcomes, strict=True))
         print(f"{strike}: {len(names)} commands, {len(failures)} failures so far", flush=True)
     print(shown(table))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -22,16 +23,21 @@ from card_personalization.readers import VirtualReader
 from card_personalization.simulator import CardStore, Fault
 from card_personalization.simulator.configuration import CardManager, KeySet
 from card_personalization.simulator.connection import VirtualConnection
-from pipeline.errors import Conflict, NeedsOperator, OutcomeUnknown, TransientError
+from card_personalization.transport import tracing
+from card_personalization.transport.tracing import TRACE
+from config import logs
+from pipeline.errors import Conflict, NeedsOperator, OutcomeUnknown
 from pipeline.gateways.encoder import LocalEncoder, open_simulated
 from pipeline.identifiers import card_number, gb11643_check
 from pipeline.person import Person
-from pipeline.ports import EncodeOrder, Encoder, EncodeReport
+from pipeline.ports import EncodeOrder, Encoder, EncodeReport, StationStopped
 
 PROFILE = load_profile(Path(__file__).parents[2] / "config" / "cards" / "ssc2.toml")
 PROFILES = {PROFILE.name: PROFILE}
 MUTATIONS = range(1, 15)
 UPDATE_RECORD = 0xDC
+READ_RECORD = 0xB2
+STORE_DATA = 0xE2
 EXTERNAL_AUTHENTICATE = 0x82
 
 Open = Callable[..., LocalEncoder]
@@ -197,22 +203,150 @@ DEMO_KEYS = [
 ]
 
 
-def _encoder(directory: Path, keys: SoftwareKeys, connect: Callable[[str], VirtualConnection]) -> LocalEncoder:
-    reader = VirtualReader("reader", connect)
-    return LocalEncoder("S1", readers=[reader], keys=keys, journal_dir=directory / "journal", profiles=PROFILES)
+def _encoder(
+    directory: Path, keys: SoftwareKeys, connect: Callable[[str], VirtualConnection], *, trace: bool = False
+) -> LocalEncoder:
+    return LocalEncoder(
+        "S1",
+        readers=[VirtualReader("reader", connect)],
+        keys=keys,
+        journal_dir=directory / "journal",
+        halt_file=directory / "stopped",
+        profiles=PROFILES,
+        trace=trace,
+    )
+
+
+def foreign_box(directory: Path) -> CardStore:
+    """Blanks with another UKSSSE than ours."""
+    return CardStore(directory / "cards", masters={0: bytes(range(0x40, 0x50)), 4: bytes(range(16))})
+
+
+def tries_left(box: CardStore, *serials: str) -> list[int]:
+    return [box.inspect(serial).keys[4].left for serial in serials]
 
 
 def test_a_refused_key_stops_the_station_before_it_costs_another_card_a_try(tmp_path: Path) -> None:
-    foreign = CardStore(tmp_path / "cards", masters={0: bytes(range(0x40, 0x50)), 4: bytes(range(16))})
+    foreign = foreign_box(tmp_path)
     with _encoder(tmp_path, SoftwareKeys.demo(), foreign.insert) as encoder:
+        assert (encoder.stopped, encoder.loaded()) == (None, None)
         replies = encoder.personalise([order(1), order(2), order(3)])
-        assert verdicts(replies) == {"app_1": "untouched", "app_2": "TransientError", "app_3": "TransientError"}
+        assert verdicts(replies) == {"app_1": "untouched", "app_2": "StationStopped", "app_3": "StationStopped"}
         for again in (encoder.personalise, encoder.recover):
-            with pytest.raises(TransientError, match="encoder stopped"):
+            with pytest.raises(StationStopped, match="encoder stopped"):
                 again([order(4)])
-    left = {serial: foreign.inspect(serial).keys[4].left for serial in ("B1", "B2", "B3", "B4")}
-    assert left["B1"] == left["B2"] - 1
-    assert left["B2"] == left["B3"] == left["B4"]
+    first, *others = tries_left(foreign, "B1", "B2", "B3", "B4")
+    assert others == [first + 1] * 3
+
+
+def test_a_station_that_has_stopped_says_why_and_offers_no_blank_even_after_a_restart(tmp_path: Path) -> None:
+    foreign = foreign_box(tmp_path)
+    with _encoder(tmp_path, SoftwareKeys.demo(), foreign.insert) as encoder:
+        encoder.personalise([order()])
+        why = str(encoder.stopped)
+    assert all(told in why for told in ("密钥", "key", "refused our key", "zhika encoder resume S1"))
+    with _encoder(tmp_path, SoftwareKeys.demo(), foreign.insert) as encoder:
+        assert (encoder.stopped, encoder.loaded()) == (why, ())
+        with pytest.raises(StationStopped):
+            encoder.personalise([order(serial="B2")])
+    assert tries_left(foreign, "B1") == [tries_left(foreign, "B2")[0] - 1]
+
+
+def test_a_station_that_was_authorised_goes_on_and_its_next_start_knows(tmp_path: Path) -> None:
+    with _encoder(tmp_path, SoftwareKeys.demo(), foreign_box(tmp_path / "foreign").insert) as encoder:
+        encoder.personalise([order()])
+        encoder.authorise()
+        assert (encoder.stopped, encoder.loaded()) == (None, None)
+    with _encoder(tmp_path, SoftwareKeys.demo(), box(tmp_path).insert) as encoder:
+        assert encoder.stopped is None
+        assert report(encoder.personalise([order(serial="B2")])["app_1"]).verdict == "verified"
+
+
+def test_a_stop_that_cannot_be_written_down_stops_this_process_all_the_same(tmp_path: Path) -> None:
+    with _encoder(tmp_path, SoftwareKeys.demo(), foreign_box(tmp_path).insert) as encoder:
+        (tmp_path / "stopped").mkdir()
+        assert isinstance(encoder.personalise([order()])["app_1"], OutcomeUnknown)
+        assert encoder.stopped
+        with pytest.raises(OSError, match="stopped"):
+            encoder.authorise()
+        assert encoder.loaded() == ()
+
+
+FAILS = [Fault("UPDATE RECORD", 3, "sw", sw=0x6581)]
+DEAD = [Fault("SELECT", 1, "mute")]
+
+
+@pytest.mark.parametrize("fault", [FAILS, DEAD])
+def test_three_blanks_in_a_row_that_come_to_nothing_stop_the_station(opened: Open, fault: list[Fault]) -> None:
+    encoder = opened(faults={f"B{n}": fault for n in (1, 2, 4, 5, 6, 7)})
+    first = encoder.personalise([order(n) for n in (1, 2, 3, 4, 5)])
+    assert verdicts(first)["app_3"] == "verified"
+    assert encoder.stopped is None
+    last = verdicts(encoder.personalise([order(6), order(7)]))
+    assert last == {"app_6": verdicts(first)["app_1"], "app_7": "StationStopped"}
+    why = str(encoder.stopped)
+    assert all(told in why for told in ("连续 3 张", "3 cards in a row were spoiled at S1", "resume S1"))
+    encoder.authorise()
+    assert report(encoder.personalise([order(8)])["app_8"]).verdict == "verified"
+
+
+def test_one_blank_that_is_offered_again_and_again_does_not_stop_the_station(opened: Open) -> None:
+    encoder = opened(faults={"B1": [Fault("SELECT", n, "mute") for n in range(1, 5)]})
+    said = [report(encoder.personalise([order(n, serial="B1")])[f"app_{n}"]).verdict for n in range(1, 5)]
+    assert said == ["untouched"] * 4
+    assert encoder.stopped is None
+
+
+def test_a_station_tells_how_many_cards_were_begun_and_have_no_end(opened: Open, tmp_path: Path) -> None:
+    _killed_at(tmp_path, UPDATE_RECORD, 3, carried_out=True)
+    encoder = opened()
+    assert encoder.open_attempts() == 1
+    encoder.recover([order()])
+    assert encoder.open_attempts() == 0
+
+
+def test_a_trace_tells_every_command_and_no_body_that_could_hold_a_secret(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passed: list[tuple[bytes, bytes]] = []
+    plain = VirtualConnection.transmit
+
+    def transmit(self: VirtualConnection, apdu: bytes, /) -> tuple[bytes, int]:
+        body, sw = plain(self, apdu)
+        passed.append((apdu, body))
+        return body, sw
+
+    monkeypatch.setattr(VirtualConnection, "transmit", transmit)
+    with caplog.at_level(TRACE, "card_personalization.apdu"):
+        for name, trace in (("on", True), ("off", False)):
+            with _encoder(tmp_path / name, SoftwareKeys.demo(), box(tmp_path / name).insert, trace=trace) as encoder:
+                made = encoder.personalise([order()])["app_1"]
+            if trace:
+                assert report(made).verdict == "verified"
+                lines = [record.getMessage() for record in caplog.records]
+                traced = list(passed)
+    assert len(lines) == len(caplog.records), "it traces unasked"
+    commands = [line for line in lines if " -> " in line]
+    assert [line[:8] for line in commands] == [apdu[:4].hex().upper() for apdu, _ in traced]
+    log = "".join(lines)
+    for ins in (UPDATE_RECORD, STORE_DATA, READ_RECORD, EXTERNAL_AUTHENTICATE):
+        bodies = [part for apdu, body in traced if apdu[1] == ins for part in (apdu[5:], body) if len(part) > 2]
+        assert bodies
+        assert not [body for body in bodies if body.hex().upper() in log]
+
+
+def test_a_trace_passes_the_log_only_when_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
+    try:
+        for trace in (True, False):
+            logs.configure("warning", trace=trace)
+            tracing.log.log(TRACE, "00B2 [3 B] -> 18 B 9000 0.10 ms")
+            assert ("00B2 [3 B]" in capsys.readouterr().err) is trace
+    finally:
+        logs.configure("warning")
+        root.setLevel(before[0])
+        root.handlers[:] = before[1]
 
 
 def test_a_wrong_card_management_key_is_found_before_anything_is_written(tmp_path: Path) -> None:
@@ -243,8 +377,9 @@ def test_a_missing_key_stops_the_station(tmp_path: Path) -> None:
     with _encoder(tmp_path, keys, box(tmp_path).insert) as encoder:
         assert verdicts(encoder.personalise([order(1), order(2)])) == {
             "app_1": "NeedsOperator",
-            "app_2": "TransientError",
+            "app_2": "StationStopped",
         }
+        assert "UKSSSE" in str(encoder.stopped)
     assert not list((tmp_path / "journal").iterdir())
 
 
@@ -258,7 +393,14 @@ def test_a_journal_that_cannot_be_written_is_no_verdict(opened: Open, tmp_path: 
 
 def test_a_station_without_a_reader_is_not_built(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="reader"):
-        LocalEncoder("S1", readers=[], keys=SoftwareKeys.demo(), journal_dir=tmp_path, profiles=PROFILES)
+        LocalEncoder(
+            "S1",
+            readers=[],
+            keys=SoftwareKeys.demo(),
+            journal_dir=tmp_path,
+            halt_file=tmp_path / "stopped",
+            profiles=PROFILES,
+        )
 
 
 # ------------------------------------------------------------------------------------------------- lost and torn cards

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
 
@@ -19,12 +20,15 @@ from cryptography.hazmat.primitives.ciphers import Cipher, modes
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pkcs11 import KeyType
 
 from card_personalization.errors import KeyRefused
-from card_personalization.keys.base import Algorithm, Diversification, KeyRef, KeyStore, Usage
+from card_personalization.keys.base import Algorithm, Diversification, KeyInfo, KeyRef, KeyStore, Usage
 from card_personalization.keys.ceremony import KeyRequest, Kind
 from card_personalization.keys.custody import Custody, DualControl, Stretching
 from card_personalization.keys.pkcs11 import Pkcs11Keys
+from card_personalization.keys.pkcs11.objects import FIRST, _put
+from card_personalization.keys.pkcs11.session import Vet
 from card_personalization.keys.software import SecretKey, SoftwareKeys
 from tests.support.softhsm import Token, token_in
 
@@ -87,17 +91,24 @@ MASTERS = (
 )
 
 
+def nobody(_: KeyInfo) -> None:
+    """A witness who does not write it down."""
+
+
 def two_people() -> DualControl:
     return Custody.enrol({"a": "first passphrase", "b": "second passphrase"}, stretching=Stretching(n=2**14))[1]
 
 
-def open_token(token: Token, *, demo: bool = True, pin: str | None = None, writable: bool = False) -> Pkcs11Keys:
+def open_token(
+    token: Token, *, demo: bool = True, pin: str | None = None, vet: Vet = lambda _: None, writable: bool = False
+) -> Pkcs11Keys:
     return Pkcs11Keys(
         token.module,
         token=token.label,
         pin=lambda: pin or token.pin,
         demo=demo,
         today=lambda: TODAY,
+        vet=vet,
         writable=writable,
     )
 
@@ -116,7 +127,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Token]:
             keys.begin()
             control = two_people()
             for master in MASTERS:
-                keys.take(master.request, master.value, control=control)
+                keys.take(master.request, master.value, control=control, witness=nobody)
         yield token
 
 
@@ -436,7 +447,7 @@ def request_of(kind: Kind, usage: Usage = Usage.CARD_MANAGEMENT, *, version: int
 def test_a_generated_key_works_after_a_new_login_and_cannot_be_read(token: Token, kind: Kind, usage: Usage) -> None:
     with open_token(token, demo=False, writable=True) as keys:
         keys.begin()
-        made = keys.generate(request_of(kind, usage), control=two_people())
+        made = keys.generate(request_of(kind, usage), control=two_people(), witness=nobody)
     with open_token(token, demo=False) as keys:
         assert keys.keys() == (made,)
         assert not keys.is_demo
@@ -457,7 +468,7 @@ def test_a_generated_key_works_after_a_new_login_and_cannot_be_read(token: Token
 def test_a_generated_3des_key_is_two_keys_and_its_first_half_is_beside_it(token: Token) -> None:
     """A retail MAC of one block needs no first half, one of two needs it: both follow from the same key."""
     with open_token(token, demo=False, writable=True) as keys:
-        keys.generate(request_of(Kind.TRIPLE_DES, Usage.SOCIAL_SECURITY), control=two_people())
+        keys.generate(request_of(Kind.TRIPLE_DES, Usage.SOCIAL_SECURITY), control=two_people(), witness=nobody)
 
         def under(block: bytes) -> bytes:
             return keys.external_authentication(
@@ -473,23 +484,119 @@ def test_a_generated_3des_key_is_two_keys_and_its_first_half_is_beside_it(token:
 
 def test_a_version_is_never_overwritten(token: Token) -> None:
     with open_token(token, demo=False, writable=True) as keys:
-        first = keys.generate(request_of(Kind.TRIPLE_DES), control=two_people())
+        first = keys.generate(request_of(Kind.TRIPLE_DES), control=two_people(), witness=nobody)
         with pytest.raises(KeyRefused, match="REAL version 1 已存在"):
-            keys.generate(request_of(Kind.AES_128), control=two_people())
+            keys.generate(request_of(Kind.AES_128), control=two_people(), witness=nobody)
         with pytest.raises(KeyRefused, match="REAL version 1 已存在"):
-            keys.take(request_of(Kind.TRIPLE_DES), secrets.token_bytes(16), control=two_people())
-        second = keys.generate(request_of(Kind.TRIPLE_DES, version=2), control=two_people())
+            keys.take(request_of(Kind.TRIPLE_DES), secrets.token_bytes(16), control=two_people(), witness=nobody)
+        second = keys.generate(request_of(Kind.TRIPLE_DES, version=2), control=two_people(), witness=nobody)
         assert keys.keys() == (first, second)
+
+
+@pytest.mark.parametrize(
+    ("kind", "usage"), [(Kind.TRIPLE_DES, Usage.SOCIAL_SECURITY), (Kind.AES_256, Usage.CARD_MANAGEMENT)]
+)
+def test_a_witness_is_told_of_the_key_before_it_is_in_the_token_and_can_keep_it_out(
+    token: Token, kind: Kind, usage: Usage
+) -> None:
+    request = request_of(kind, usage)
+    told: list[KeyInfo] = []
+
+    def unwilling(key: KeyInfo) -> None:
+        told.append(key)
+        raise KeyRefused("no")
+
+    with open_token(token, demo=False, writable=True) as keys:
+        with pytest.raises(KeyRefused, match="no"):
+            keys.generate(request, control=two_people(), witness=unwilling)
+        with pytest.raises(KeyRefused, match="no"):
+            keys.take(request, secrets.token_bytes(kind.size), control=two_people(), witness=unwilling)
+        assert len(told) == 2 and keys.keys() == ()
+    assert listed(token).strip() == ""
+    with open_token(token, demo=False, writable=True) as keys:
+        made = keys.generate(request, control=two_people(), witness=told.append)
+        assert keys.keys() == (made,) == (told[-1],)
+
+
+def test_a_key_is_made_while_no_other_process_makes_one(token: Token) -> None:
+    """Another process that asks whether the version is there gets its answer afterwards."""
+    held: list[bool] = []
+
+    def look(_: KeyInfo) -> None:
+        with token.module.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(True)
+            else:
+                held.append(False)
+
+    with open_token(token, demo=False, writable=True) as keys:
+        keys.generate(request_of(Kind.AES_128), control=two_people(), witness=look)
+        keys.take(request_of(Kind.TRIPLE_DES, version=2), secrets.token_bytes(16), control=two_people(), witness=look)
+    assert held == [True, True]
+
+
+@pytest.mark.parametrize("way", ["generate", "take"])
+def test_a_version_that_a_crash_left_half_in_the_token_can_be_made_again(token: Token, way: str) -> None:
+    """The half that goes in first is of another value: what is made in its place is whole and of one key."""
+    request = request_of(Kind.TRIPLE_DES, Usage.SOCIAL_SECURITY)
+    with open_token(token, demo=False, writable=True) as keys:
+        keys._worker.do(lambda at: _put(at.session, request, KeyType.DES3, secrets.token_bytes(24), suffix=FIRST))
+    with open_token(token, demo=False, writable=True) as keys:
+        assert keys.keys() == ()
+        value = secrets.token_bytes(16)
+        if way == "take":
+            keys.take(request, value, control=two_people(), witness=nobody)
+        else:
+            keys.generate(request, control=two_people(), witness=nobody)
+    assert sorted(line.split()[1] for line in listed(token).splitlines() if "label:" in line) == [
+        "zhika/REAL/1",
+        "zhika/REAL/1/first",
+    ]
+    if way == "take":
+        expected = SoftwareKeys(
+            [replace(MASTERS[0].secret, name="REAL", value=value)], digest_key=bytes(32), today=lambda: TODAY
+        ).mac(KeyRef("REAL"), factors=(), data=bytes(30))
+        with open_token(token, demo=False) as keys:
+            assert keys.mac(KeyRef("REAL"), factors=(), data=bytes(30)) == expected
+
+
+def test_a_key_that_appears_while_the_store_is_in_use_is_vetted_at_the_next_login(token: Token) -> None:
+    """Whoever has the PIN makes a key; the token is taken out and put back."""
+    away = token.tokens.with_name("away")
+    with open_token(token, demo=False, writable=True) as keys:
+        known = keys.generate(request_of(Kind.AES_128), control=two_people(), witness=nobody)
+
+    def vet(kept: Iterable[KeyInfo]) -> None:
+        if strangers := [key for key in kept if key != known]:
+            raise KeyRefused(f"stranger {strangers[0].name}")
+
+    with open_token(token, demo=False, vet=vet) as keys:
+        keys.check(KeyRef("REAL"), usage=Usage.CARD_MANAGEMENT)
+        intrude(token)
+        shutil.move(token.tokens, away)
+        token.tokens.mkdir()
+        with pytest.raises(KeyRefused, match=token.label):
+            keys.scp03_session(
+                KeyRef("REAL"), method=Diversification.NONE, kdd=KDD, host_challenge=bytes(8), card_challenge=bytes(8)
+            )
+        token.tokens.rmdir()
+        shutil.move(away, token.tokens)
+        with pytest.raises(KeyRefused, match="stranger EVIL"):
+            keys.check(KeyRef("REAL"), usage=Usage.CARD_MANAGEMENT)
+    with pytest.raises(KeyRefused, match="stranger EVIL"):
+        open_token(token, demo=False, vet=vet)
 
 
 def test_a_published_key_is_refused_outside_a_demonstration_at_import_and_at_load(token: Token) -> None:
     request = request_of(Kind.TRIPLE_DES)
     with open_token(token, demo=False, writable=True) as keys:
         with pytest.raises(KeyRefused, match="REAL version 1 is a published test key"):
-            keys.take(request, ASCENDING, control=two_people())
+            keys.take(request, ASCENDING, control=two_people(), witness=nobody)
         assert keys.keys() == ()
     with open_token(token, demo=True, writable=True) as keys:
-        keys.take(request, ASCENDING, control=two_people())
+        keys.take(request, ASCENDING, control=two_people(), witness=nobody)
     with pytest.raises(KeyRefused, match="REAL version 1 is a published test key"):
         open_token(token, demo=False)
 
@@ -498,8 +605,8 @@ def test_a_real_key_is_refused_in_a_demonstration_and_leaves_nothing(token: Toke
     request = request_of(Kind.TRIPLE_DES, Usage.SOCIAL_SECURITY)
     with open_token(token, demo=True, writable=True) as keys:
         with pytest.raises(KeyRefused, match="not a test key"):
-            keys.generate(request, control=two_people())
-        keys.take(request, ASCENDING, control=two_people())
+            keys.generate(request, control=two_people(), witness=nobody)
+        keys.take(request, ASCENDING, control=two_people(), witness=nobody)
 
 
 def test_a_wrong_pin_is_tried_once_and_not_again(token: Token) -> None:
@@ -538,7 +645,7 @@ def test_a_closed_store_says_so(token: Token) -> None:
 
 def test_a_store_that_only_uses_keys_cannot_make_any(token: Token) -> None:
     with open_token(token, demo=False) as keys, pytest.raises(KeyRefused, match="SessionReadOnly"):
-        keys.generate(request_of(Kind.AES_128), control=two_people())
+        keys.generate(request_of(Kind.AES_128), control=two_people(), witness=nobody)
 
 
 def test_without_a_digest_key_it_says_what_to_do(token: Token) -> None:
@@ -600,6 +707,20 @@ def des3(key: bytes, data: bytes, *, back: bool = False) -> bytes:
 
 def aes_cbc(key: bytes, data: bytes) -> bytes:
     return Cipher(AES(key), modes.CBC(bytes(16))).encryptor().update(data)
+
+
+def intrude(token: Token) -> None:
+    """Make a key that looks like ours with the PIN and another program."""
+    subprocess.run(
+        [
+            *("pkcs11-tool", "--module", token.module, "--token-label", token.label, "--login", "--pin", token.pin),
+            *("--keygen", "--key-type", "AES:16", "--label", "zhika/EVIL/1", "--sensitive"),
+            *("--id", b"card-management/-/x".hex()),
+        ],
+        env={**os.environ, **token.environment},
+        check=True,
+        capture_output=True,
+    )
 
 
 def listed(token: Token) -> str:

@@ -21,7 +21,7 @@ from pipeline.gateways.objects import ObjectMemory
 from pipeline.identifiers import gb11643_check
 from pipeline.person import Person
 from pipeline.policy import Policy
-from pipeline.ports import EncodeOrder, EncodeReport
+from pipeline.ports import EncodeOrder, EncodeReport, StationStopped
 from pipeline.services import custody, run_stage, sweep
 from pipeline.services import stock as stocking
 from pipeline.services.accept import Accepted, accept
@@ -47,10 +47,12 @@ class StubEncoder:
 
     station: str = "enc_1"
     verdicts: dict[str, str] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    stopped: bool = False
     asked: list[tuple[str, str]] = field(default_factory=list)
 
     def loaded(self) -> tuple[str, ...] | None:
-        return None
+        return () if self.stopped else None
 
     def personalise(self, orders: Sequence[EncodeOrder]) -> Mapping[str, EncodeReport | Exception]:
         return {o.application_id: self._report("make", o) for o in orders}
@@ -59,10 +61,13 @@ class StubEncoder:
         return {o.application_id: self._report("recover", o) for o in orders}
 
     def _report(self, what: str, order: EncodeOrder) -> EncodeReport:
+        if self.stopped:
+            raise StationStopped
         self.asked.append((what, order.blank_serial))
         verdict: Any = self.verdicts.get(order.blank_serial, "verified")
         chip = hashlib.sha256(order.blank_serial.encode()).hexdigest()[:32]
-        return EncodeReport(verdict=verdict, chip_id=chip, face=b"png", verified_fields=("name",))
+        problem = self.problems.get(order.blank_serial)
+        return EncodeReport(verdict=verdict, chip_id=chip, face=b"png", verified_fields=("name",), problem=problem)
 
 
 class StubNormaliser:

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
-from dataclasses import replace
-from typing import Any
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
 
 import pytest
 from sqlalchemy import func, select
 
+from card_personalization.errors import CardLost
+from card_personalization.journal import Journal
+from card_personalization.keys.software import SoftwareKeys
+from card_personalization.pool import ReaderState
+from card_personalization.readers import VirtualReader
+from card_personalization.transport.base import CardConnection
+from config.settings import OnlyGiven, load
+from config.wiring import Installation
 from pipeline.application import Submission
-from pipeline.errors import NotFound, Refused
+from pipeline.errors import NotFound, Refused, TransientError
+from pipeline.gateways.encoder import LocalEncoder, open_simulated
 from pipeline.services import encoders
+from pipeline.services.context import Context
 from pipeline.services.encoders import Encoder, ReaderReport
 from pipeline.store import tables as t
+from pipeline.store.engine import Store, Tx
+from workers import heartbeat
+from workers.app import worker
+from workers.broker import InProcessBroker
 
 from .conftest import START, Line
 
@@ -109,6 +126,125 @@ def test_an_encoder_nobody_knows_and_a_wish_without_reason_are_refused(line: Lin
 def test_a_station_without_readers_says_nothing(line: Line) -> None:
     assert encoders.report(line.context, "enc_1", []) == {}
     assert seen(line) == []
+
+
+STOPPED = replace(IDLE, state="awaiting_authorisation", last_error="key refused")
+
+
+def test_a_station_that_stops_is_drained_until_an_operator_lets_it_run_again(line: Line) -> None:
+    encoders.report(line.context, "enc_1", [BUSY, IDLE])
+    encoders.report(line.context, "enc_2", [IDLE])
+    stopped = [replace(STOPPED, reader=reader.reader) for reader in (BUSY, IDLE)]
+    for _ in range(2):
+        assert set(encoders.report(line.context, "enc_1", stopped).values()) == {"drain"}
+    assert encoders.report(line.context, "enc_2", [IDLE]) == {IDLE.reader: "run"}
+    assert [(e.state, e.wanted, e.last_error) for e in seen(line)][:2] == [
+        ("awaiting_authorisation", "drain", "key refused")
+    ] * 2
+    encoders.want(line.context, "enc_1", "run", reason="the right keys", actor="op")
+    assert set(encoders.report(line.context, "enc_1", stopped).values()) == {"run"}
+    with line.context.store.transaction() as tx:
+        rows = tx.conn.execute(
+            select(t.audit.c.actor, t.audit.c.action, t.audit.c.detail).where(t.audit.c.action.like("encoder.%"))
+        ).all()
+    assert [(row.actor, row.action, row.detail["reason"]) for row in rows] == [
+        ("enc_1", "encoder.stop", "key refused"),
+        ("op", "encoder.resume", "the right keys"),
+    ]
+
+
+def test_a_station_that_stops_at_its_first_word_or_again_after_it_went_on_is_not_taken_for_authorised(
+    line: Line,
+) -> None:
+    assert encoders.report(line.context, "enc_1", [STOPPED]) == {IDLE.reader: "drain"}
+    encoders.want(line.context, "enc_1", "run", reason="mended", actor="op")
+    assert encoders.report(line.context, "enc_1", [IDLE]) == {IDLE.reader: "run"}
+    assert encoders.report(line.context, "enc_1", [STOPPED]) == {IDLE.reader: "drain"}
+
+
+@dataclass
+class Beating:
+    """As much of an installation as a heartbeat needs."""
+
+    context: Context
+    encoder: LocalEncoder
+
+
+def test_the_heartbeat_tells_of_a_stop_drains_the_readers_and_lets_an_authorised_station_go_on(
+    line: Line, tmp_path: Path
+) -> None:
+    def dead(serial: str) -> CardConnection:
+        raise CardLost("no answer")
+
+    def station() -> LocalEncoder:
+        return LocalEncoder(
+            "enc_1",
+            readers=[VirtualReader(f"r{n}", dead) for n in (1, 2)],
+            keys=SoftwareKeys.demo(),
+            journal_dir=tmp_path / "journal",
+            halt_file=tmp_path / "stopped",
+            profiles={},
+        )
+
+    def beat(encoder: LocalEncoder) -> set[tuple[str, str, bool]]:
+        heartbeat.beat(cast(Installation, Beating(line.context, encoder)))
+        return {(e.state, e.wanted, "zhika encoder resume enc_1" in str(e.last_error)) for e in seen(line)}
+
+    (tmp_path / "stopped").write_text("keys → zhika encoder resume enc_1")
+    with station() as encoder:
+        for _ in range(2):
+            assert beat(encoder) == {("awaiting_authorisation", "drain", True)}
+        assert {reader.state for reader in encoder.status()} == {ReaderState.DRAINED}
+        assert encoder.stopped
+    encoders.want(line.context, "enc_1", "run", reason="the right keys", actor="op")
+    with station() as encoder:  # nobody was there when the operator said so
+        assert encoder.loaded() == ()
+        beat(encoder)
+        assert (encoder.stopped, encoder.loaded()) == (None, None)
+        [(state, wanted, _)] = beat(encoder)
+        assert (state, wanted) == ("idle", "run")
+        assert not (tmp_path / "stopped").exists()
+
+
+class Away:
+    """A database that does not answer."""
+
+    def transaction(self, *, hint: bool = False) -> AbstractContextManager[Tx]:
+        raise TransientError
+
+
+def test_a_heartbeat_that_finds_no_database_leaves_a_stopped_station_stopped(line: Line, tmp_path: Path) -> None:
+    (tmp_path / "stopped").touch()
+    away = replace(line.context, store=cast(Store, Away()))
+    with open_simulated(tmp_path, "enc_1", profiles={}) as encoder:
+        heartbeat.beat(cast(Installation, Beating(away, encoder)))
+        assert (encoder.stopped, encoder.loaded()) == ("", ())
+
+
+def test_a_worker_says_once_at_its_start_what_its_station_left_open_and_why_it_has_stopped(
+    sqlite_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    directory = tmp_path / "data" / "encoders" / "enc_1"
+    journal = Journal(directory / "journal")
+    begun = journal.begin(journal.history("B1"), order_id="app_1", chip="3B", plan_digest="d")
+    begun.sending("UPDATE RECORD 1")
+    begun.close()
+    (directory / "stopped").write_text("keys refused")
+    settings = load(OnlyGiven, env="test", data_dir=tmp_path / "data", database={"url": sqlite_url})
+    installation = Installation(settings)
+    try:
+        with (
+            caplog.at_level(logging.INFO, "zhika.worker"),
+            worker(installation, ["personalisation"], broker=InProcessBroker()),
+        ):
+            pass
+    finally:
+        installation.close()
+    said = [record.getMessage() for record in caplog.records if "enc_1" in record.getMessage()]
+    assert said == [
+        "station enc_1: 1 cards were begun and have no end in the journal",
+        "station enc_1 has stopped: keys refused",
+    ]
 
 
 def test_the_stations_cards_of_the_last_hour_are_those_of_the_ledger(

@@ -79,10 +79,14 @@ def test_an_application_has_one_blank_at_a_time(collected: Any) -> None:
 
 
 def test_a_blank_in_use_names_its_application(collected: Any) -> None:
-    for state in ("reserved", "encoding", "quarantined", "bound"):
+    for state in ("reserved", "encoding", "bound"):
         with refused():
             copied(collected, t.blanks, serial="X1", state=state, application_id=None)
+    for state in t.BLANK_BOUND:
+        with refused():
+            copied(collected, t.blanks, serial="X1", state=state, application_id=None, job_id=None)
     copied(collected, t.blanks, serial="X1", state="stocked", application_id=None)
+    copied(collected, t.blanks, serial="X2", state="quarantined", application_id=None)
 
 
 def test_a_blank_becomes_one_card(collected: Any) -> None:

@@ -70,6 +70,87 @@ def test_an_untouched_blank_stays_at_its_station_and_the_card_is_tried_again_lat
     assert line.ledger_counts() == {"received": 50, "issued": 50, "taken": 2, "untouched": 1, "bound": 1}
 
 
+def refuse(line: Any, *serials: str) -> None:
+    """The station finds these blanks of another kind and writes nothing to them."""
+    line.encoder.verdicts |= dict.fromkeys(serials, "untouched")
+    line.encoder.problems |= dict.fromkeys(serials, "not of this kind")
+
+
+def test_a_blank_that_cannot_be_written_comes_last_and_its_application_takes_another_without_losing_a_try(
+    line: Any, submission: Make
+) -> None:
+    first, second = begun(line, submission(1), submission(2))
+    refuse(line, "BL0001")
+    run_stage.run(line.context, line.stages["personalisation"], [first], worker="w")
+    assert (line.row(first).work, line.why(first), line.row(first).attempts) == ("ready", "station.blank_refused", 0)
+    assert line.blanks() == {"stocked": 50}
+    run_stage.run(line.context, line.stages["personalisation"], [first, second], worker="w")
+    assert {line.card(i).blank_serial for i in (first, second)} == {"BL0002", "BL0003"}
+    assert line.encoder.asked == [("make", f"BL000{n}") for n in (1, 2, 3)]
+
+
+def test_a_blank_that_no_station_could_write_is_set_aside_for_people_and_no_application_is_held_by_it(
+    line: Any, submission: Make
+) -> None:
+    used_up(line)
+    line.supply("N1", "N2")
+    refuse(line, "N1")
+    ids = begun(line, submission(1), submission(2))
+    for _ in range(3):
+        line.step("personalisation")
+    assert sorted(line.status(i) for i in ids) == ["dispatch", "held"]
+    assert {line.why(i) for i in ids if line.status(i) == "held"} == {"blank.shortage"}
+    assert line.blanks() == {"test": 50, "bound": 1, "quarantined": 1}
+    with line.context.store.transaction() as tx:
+        aside = tx.conn.execute(t.blanks.select().where(t.blanks.c.serial == "N1")).one()
+    assert (aside.state, aside.problem, aside.application_id) == ("quarantined", "not of this kind", None)
+    assert aside.station == "enc_1"
+
+
+def test_a_good_card_forgets_the_trouble_its_blank_gave(line: Any, submission: Make) -> None:
+    used_up(line)
+    line.supply("N1")
+    refuse(line, "N1")
+    [i] = begun(line, submission())
+    line.step("personalisation")
+    line.encoder.verdicts.clear()
+    line.encoder.problems.clear()
+    line.step("personalisation")
+    assert line.card(i).blank_serial == "N1"
+    with line.context.store.transaction() as tx:
+        blank = tx.conn.execute(t.blanks.select().where(t.blanks.c.serial == "N1")).one()
+    assert (blank.state, blank.problem) == ("bound", None)
+
+
+def test_while_a_station_has_stopped_applications_wait_without_blanks_and_without_losing_tries(
+    line: Any, submission: Make
+) -> None:
+    ids = begun(line, *(submission(n) for n in range(1, 13)))
+    line.encoder.stopped = True
+    for _ in range(2 * line.context.policies.of("420100").max_attempts.value):
+        line.step("personalisation")
+        line.later(minutes=1)
+    assert {(line.status(i), line.row(i).attempts) for i in ids} == {("personalisation", 0)}
+    assert line.blanks() == {"stocked": 50}
+    line.encoder.stopped = False
+    line.later(minutes=1)
+    line.run()
+    assert {line.status(i) for i in ids} == {"dispatch"}
+
+
+def test_a_station_that_stops_in_the_middle_keeps_no_blank_that_it_did_not_touch(line: Any, submission: Make) -> None:
+    known, new = begun(line, submission(1), submission(2))
+    line.encoder.verdicts["BL0001"] = "unknown"
+    run_stage.run(line.context, line.stages["personalisation"], [known], worker="w")
+    operate.release(line.context, [known], reason="read it", actor="op")
+    line.encoder.loaded = lambda: None  # it stops after the blanks were taken
+    line.encoder.stopped = True
+    line.step("personalisation")
+    assert {line.why(i) for i in (known, new)} == {"station.stopped"}
+    assert {line.row(i).attempts for i in (known, new)} == {0}
+    assert line.blanks() == {"quarantined": 1, "stocked": 49}
+
+
 def test_a_chip_nobody_knows_is_kept_apart_and_only_asked_about(line: Any, submission: Make) -> None:
     [i] = begun(line, submission())
     line.encoder.verdicts["BL0001"] = "unknown"

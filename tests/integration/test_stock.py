@@ -369,6 +369,64 @@ def test_a_blank_that_a_parked_application_still_holds_is_settled_too(line: Line
     assert (line.status(i), line.card(i).blank_serial) == ("dispatch", "BL0002")
 
 
+def set_aside(line: Line, submission: Submission) -> str:
+    """An application that got its card after BL0001, which its station refused twice, was set aside."""
+    [i] = begun(line, submission)
+    stock.give_back(line.context, job_of(line), [f"BL{n:04d}" for n in range(2, 51)], actor="keeper")
+    line.encoder.verdicts["BL0001"] = "untouched"
+    line.encoder.problems["BL0001"] = "the card cannot be read"
+    line.step("personalisation")
+    line.step("personalisation")
+    assert state_of(line, "BL0001") == "quarantined"
+    return i
+
+
+def test_what_a_station_found_wrong_with_a_blank_stands_in_its_row_and_in_its_ledger(
+    line: Line, submission: Make
+) -> None:
+    i = set_aside(line, submission())
+    told = [(row.event, row.application_id, row.reason) for row in lines_of(line, "BL0001")][2:]
+    problem = "the card cannot be read"
+    assert told == [("taken", i, None), ("untouched", i, problem), ("taken", i, None), ("quarantined", i, problem)]
+    with line.context.store.transaction() as tx:
+        [row] = books.listing(tx, state="quarantined", blank_type=None, location=None, job_id=None, limit=9)
+        assert books.balance(tx) == books.ledger_balance(tx)
+    assert (row.serial, row.problem, row.application_id) == ("BL0001", problem, None)
+    with line.context.store.transaction() as tx:
+        job = row.job_id
+        assert (books.figures(tx, [job])[job].quarantined, books.figures(tx, [job])[job].balanced) == (1, False)
+
+
+def test_a_blank_that_was_set_aside_is_written_off_or_tried_again_when_two_people_say_so(
+    line: Line, submission: Make
+) -> None:
+    i = set_aside(line, submission())
+    assert (line.status(i), line.why(i)) == ("personalisation", "station.blank_refused")
+    assert stock.settle(line.context, "BL0001", as_="read-again", reason="contacts cleaned", **TWO) is None
+    last = lines_of(line, "BL0001")[-1]
+    assert (last.event, last.actor, last.witness, last.reason) == ("untouched", "li", "wang", "contacts cleaned")
+    line.step("personalisation")
+    assert state_of(line, "BL0001") == "stocked"  # once more is not yet twice
+    line.step("personalisation")
+    assert state_of(line, "BL0001") == "quarantined"
+    assert stock.settle(line.context, "BL0001", as_="spoiled", reason="dead", **TWO) is None
+    assert state_of(line, "BL0001") == "spoiled"
+    with line.context.store.transaction() as tx:
+        assert books.balance(tx) == books.ledger_balance(tx)
+    line.step("personalisation")
+    assert (line.status(i), line.why(i)) == ("held", "blank.shortage")
+
+
+def test_blanks_that_gave_trouble_are_issued_last(line: Line, submission: Make) -> None:
+    begun(line, submission())
+    line.encoder.verdicts["BL0001"] = "untouched"
+    line.encoder.problems["BL0001"] = "the card cannot be read"
+    line.step("personalisation")
+    stock.give_back(line.context, job_of(line), 50, actor="keeper")
+    issued = stock.issue(line.context, 49, station="enc_1", blank_type="ssc2", actor="keeper")
+    assert "BL0001" not in issued.serials
+
+
 # ---------------------------------------------------------------------------------------------------------- destroying
 
 

@@ -29,7 +29,6 @@ from card_personalization.simulator.connection import CardStore, Silent, Virtual
 from card_personalization.simulator.faults import COMMANDS
 from card_personalization.simulator.vpcd import VpcdCard
 from card_personalization.transport.pcsc import PcscReader
-from pipeline.errors import TransientError
 from pipeline.gateways.encoder import LocalEncoder, open_pcsc
 from pipeline.identifiers import card_number, gb11643_check
 from pipeline.person import Person
@@ -225,9 +224,14 @@ class Bay:
     def aside(self, order: EncodeOrder) -> str:
         """Offer a blank from the box to an order, in a reader of its own at the same station."""
         reader = VirtualReader("aside", self.box.insert)
-        journal_dir = self.directory / "station" / "journal"
+        directory = self.directory / "station"
         with LocalEncoder(
-            "S1", readers=[reader], keys=SoftwareKeys.demo(), journal_dir=journal_dir, profiles=PROFILES
+            "S1",
+            readers=[reader],
+            keys=SoftwareKeys.demo(),
+            journal_dir=directory / "journal",
+            halt_file=directory / "stopped",
+            profiles=PROFILES,
         ) as encoder:
             return verdict(encoder.personalise([order])[order.application_id])
 
@@ -262,12 +266,12 @@ class Bay:
             if strike is Strike.SWAP:
                 self._refuse_foreign(encoder, order)
             self.pull()
-            try:
+            if encoder.stopped is None:
                 return first, self._recovered(encoder, order)
-            except TransientError:
-                assert strike is Strike.SWAP_UNSEEN, "only another card refuses our keys"
-        self.pull()
+        assert strike is Strike.SWAP_UNSEEN, "only another card refuses our keys"
         with station(self.directory, self._reader) as encoder:
+            assert encoder.stopped, "a restart makes it go on"
+            encoder.authorise()
             return first, self._recovered(encoder, order)
 
     def _happen(self, strike: Strike, card: _StruckCard, apdu: bytes, foreign: str) -> tuple[bytes, int]:

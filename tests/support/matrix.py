@@ -17,6 +17,8 @@ Transmit = Callable[[bytes], tuple[bytes, int]]
 
 _SOCIAL = "00A404000F7378312E73682EC9E7BBE1B1A3D5CF"
 _DEBIT = "00A4040008A000000333010101"
+_EF06 = (20, 32, 22, 3, 3, 5, 6)
+"""Bytes of its records, tag and length included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,6 @@ def holder_of(transmit: Transmit) -> Holder:
     assert debit[0x9F61].decode("ascii") == holder.number
     assert debit[0x5F20].decode("gb18030") == holder.name
     return holder
-
-
-_EF06 = (20, 32, 22, 3, 3, 5, 6)
 
 
 def same_holder(found: Holder, order: CardOrder) -> bool:

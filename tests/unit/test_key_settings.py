@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from card_personalization.errors import KeyRefused
 from card_personalization.keys.base import Diversification, KeyRef
 from card_personalization.keys.ceremony import KeyRequest, Kind, Usage
+from card_personalization.keys.ceremony_log import CeremonyLog, WitnessedSafe
 from card_personalization.keys.custody import Custody, DualControl, Stretching
 from card_personalization.keys.files import create_private
 from card_personalization.keys.vault import Vault
@@ -35,7 +37,8 @@ def vault_at(tmp_path: Path, value: bytes, *, demo: bool) -> dict[str, Any]:
         stretching=Stretching(n=2**14),
     )
     request = KeyRequest(name="KMC", version=1, kind=Kind.TRIPLE_DES, usage=Usage.CARD_MANAGEMENT, owner="测试")
-    vault.take(request, value, control=control)
+    log = CeremonyLog(path=tmp_path / "keys" / "ceremonies.log", custody=custody)
+    WitnessedSafe(vault, log=log, now=lambda: datetime.now(UTC)).take(request, value, control=control)
     return {"store": "vault", "passphrase_file": tmp_path / "passphrase"}
 
 
@@ -62,6 +65,13 @@ def test_a_vault_opens_unattended_with_its_passphrase_file(tmp_path: Path) -> No
     assert not store.is_demo
     session = store.scp02_session(KeyRef("KMC"), method=Diversification.EMV, kdd=bytes(10), counter=bytes(2))
     assert len(session.s_enc) == 16
+
+
+def test_a_key_that_no_ceremony_made_stops_the_start_by_its_name(tmp_path: Path) -> None:
+    group = vault_at(tmp_path, bytes.fromhex("7C0FA4B1522E39D6E85B1A9047C3FD62"), demo=False)
+    (tmp_path / "keys" / "ceremonies.log").unlink()
+    with pytest.raises(KeyRefused, match="made the keys KMC version 1: remove them"):
+        keys.key_store(settings(tmp_path, "production", **group))
 
 
 def test_a_test_key_in_a_vault_stops_production_by_its_name(tmp_path: Path) -> None:

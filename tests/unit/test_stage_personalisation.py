@@ -18,7 +18,7 @@ from pipeline.errors import Defect, OutcomeUnknown, TransientError
 from pipeline.gateways.objects import ObjectMemory
 from pipeline.outcomes import Advance, Hold, Reason, Wait
 from pipeline.policy import Policy, Sourced
-from pipeline.ports import EncodeOrder, EncodeReport, Verdict
+from pipeline.ports import EncodeOrder, EncodeReport, StationStopped, Verdict
 from pipeline.stages.base import AccountFact, Acting, BlankFact, CardFact, Case, Decision, Stage
 from pipeline.stages.personalisation import (
     SHORTAGE,
@@ -231,6 +231,15 @@ def test_a_station_that_serves_nobody_is_each_rows_own_error() -> None:
     assert {type(reply) for reply in replies.values()} == {TransientError}
 
 
+def test_a_station_that_has_stopped_gives_unused_blanks_back_and_keeps_those_that_were_begun() -> None:
+    for attempts in (1, POLICY.max_attempts.value):
+        new, old = case(application(attempts=attempts)), begun(number=2, attempts=attempts)
+        replies = acted(Bench(StationStopped), new, old)
+        outcome = Wait(NOW + timedelta(seconds=30), "station.stopped")
+        assert stage().settle(new, replies["app_1"], POLICY, NOW) == Decision(outcome, (BlankReturned(serial="B1"),))
+        assert stage().settle(old, replies["app_2"], POLICY, NOW) == Decision(outcome)
+
+
 def test_an_answer_left_out_is_unknown() -> None:
     assert isinstance(acted(Bench({}), case())["app_1"], OutcomeUnknown)
 
@@ -305,6 +314,14 @@ def test_an_untouched_blank_goes_back_and_the_application_tries_again_later_and_
     assert untils[0] > NOW
     assert untils == sorted(untils)
     assert isinstance(last, Hold)
+
+
+def test_a_blank_that_cannot_be_written_is_named_with_its_problem_and_another_is_taken_at_once() -> None:
+    report = EncodeReport(verdict="untouched", problem="the card cannot be read")
+    for attempts in (1, POLICY.max_attempts.value):
+        assert settled(case(application(attempts=attempts)), report) == Decision(
+            Wait(NOW, "station.blank_refused"), (BlankReturned(serial="B1", problem="the card cannot be read"),)
+        )
 
 
 def test_a_chip_nobody_can_vouch_for_is_kept_apart_and_held() -> None:

@@ -4,8 +4,8 @@ One thread owns the one session; callers wait for it. python-pkcs11 initialises 
 the whole process, so a module is open once per process, and not across a fork.
 
 A master is a secret key labelled `zhika/NAME/VERSION`; its CKA_ID is the text `USAGE/LAST-DAY/OWNER` (`-` for no last day), and
-neither can be modified. 3DES masters are stored as K1‖K2‖K1. Keys that appear while a store is open are seen when it is next
-opened.
+neither can be modified. 3DES masters are stored as K1‖K2‖K1. Keys that appear while a store is open are seen at the next login.
+Whoever has the PIN can make such objects: `vet` is how a store that is used refuses those that no ceremony made.
 
 Inside the token: 密钥分散, `emv` and `visa2` (C_DeriveKey with DES3_ECB_ENCRYPT_DATA; the token may adjust the parity of what it
 derives, which 3DES ignores), `kdf3` (the CMAC of the method's one-block message is an AES block of that message and the CMAC

@@ -6,8 +6,10 @@ Every function works in the session of the objects it is given, in the thread th
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from typing import Any
 
 from pkcs11 import Attribute, KeyType, Mechanism, MechanismFlag, ObjectClass
@@ -15,12 +17,13 @@ from pkcs11.constants import DEFAULT
 
 from card_personalization.errors import KeyRefused
 from card_personalization.keys.base import Algorithm, KeyInfo, KeyRef, Usage
-from card_personalization.keys.ceremony import KeyRequest
+from card_personalization.keys.ceremony import KeyRequest, Kind
 from card_personalization.keys.primitives import AES_BLOCK, DES_BLOCK, KCV_BYTES, Aes, pad80
 
 FIRST = "/first"
 DIGEST_KEY = "zhika-digest-key"
 _DIGEST_KEY_BITS = 256
+_SEED_BITS = 256
 _PREFIX = "zhika/"
 _KEY_TYPES = {KeyType.DES3: Algorithm.TRIPLE_DES, KeyType.AES: Algorithm.AES}
 _USE = MechanismFlag.ENCRYPT | MechanismFlag.SIGN | MechanismFlag.DERIVE
@@ -79,41 +82,49 @@ def des3_child(parent: Any, data: bytes, **template: Any) -> Any:
     )
 
 
-def kdf3_child(master: TokenAes, kdd: bytes, number: int) -> Any:
-    """AES-CMAC of `i ‖ 000000 ‖ number ‖ 00 ‖ kdd` for i = 1, 2: one whole block each, so CMAC is one AES of block XOR subkey."""
-    subkey = _cmac_subkey(master.encrypt(bytes(AES_BLOCK)))
-    blocks = (bytes((count, 0, 0, 0, number, 0)) + kdd for count in range(1, -(-master.bits // 128) + 1))
-    return master.key.derive_key(
+def aes_child(parent: Any, data: bytes, *, bits: int, **template: Any) -> Any:
+    """An AES key that is the first `bits` of `data`, whole blocks, enciphered with its parent."""
+    return parent.derive_key(
         KeyType.AES,
-        master.bits,
+        bits,
         mechanism=Mechanism.AES_ECB_ENCRYPT_DATA,
-        mechanism_param=b"".join(_xor(block, subkey) for block in blocks),
+        mechanism_param=data,
         capabilities=_USE,
-        template=_CLOSED,
-    )
-
-
-def generate_aes(session: Any, request: KeyRequest) -> Any:
-    """A random AES master, made in the token."""
-    return session.generate_key(
-        KeyType.AES,
-        request.kind.size * 8,
-        label=label_of(request.ref),
-        id=_id(request),
-        store=True,
-        capabilities=_USE,
+        store="label" in template,
+        label=template.get("label"),
+        id=template.get("id"),
         template={**_CLOSED, Attribute.MODIFIABLE: False},
     )
 
 
-def generate_des3(session: Any, request: KeyRequest) -> tuple[Any, Any | None]:
-    """A random 3DES master and, of a 人社 one, its K1‖K1‖K1: both derived from a random key that is thrown away."""
-    seed = session.generate_key(KeyType.DES3, capabilities=MechanismFlag.DERIVE, template=_CLOSED)
-    try:
+def kdf3_child(master: TokenAes, kdd: bytes, number: int) -> Any:
+    """AES-CMAC of `i ‖ 000000 ‖ number ‖ 00 ‖ kdd` for i = 1, 2: one whole block each, so CMAC is one AES of block XOR subkey."""
+    subkey = _cmac_subkey(master.encrypt(bytes(AES_BLOCK)))
+    blocks = (bytes((count, 0, 0, 0, number, 0)) + kdd for count in range(1, -(-master.bits // 128) + 1))
+    return aes_child(master.key, b"".join(_xor(block, subkey) for block in blocks), bits=master.bits)
+
+
+def generate(session: Any, request: KeyRequest, *, agree: Callable[[bytes], None]) -> tuple[Any, Any | None]:
+    """A random master and, of a 人社 one, its K1‖K1‖K1; `agree` is told its check value before anything is kept.
+
+    Both are derived from a random key that is thrown away.
+    """
+    if request.kind is Kind.TRIPLE_DES:
+        seed = session.generate_key(KeyType.DES3, capabilities=MechanismFlag.DERIVE, template=_CLOSED)
         left, right = bytes(session.generate_random(64)), bytes(session.generate_random(64))
+        derive, data = des3_child, left + right + left
+    else:
+        seed = session.generate_key(KeyType.AES, _SEED_BITS, capabilities=MechanismFlag.DERIVE, template=_CLOSED)
+        derive, data = partial(aes_child, bits=request.kind.size * 8), bytes(session.generate_random(2 * AES_BLOCK * 8))
+    try:
+        tried = derive(seed, data)
+        try:
+            agree(kcv_of(tried, request.kind.algorithm))
+        finally:
+            tried.destroy()
         label, id_ = label_of(request.ref), _id(request)
-        first = des3_child(seed, left * 3, label=label + FIRST, id=id_) if has_first(request) else None
-        return des3_child(seed, left + right + left, label=label, id=id_), first
+        first = derive(seed, data[:DES_BLOCK] * 3, label=label + FIRST, id=id_) if _has_first(request) else None
+        return derive(seed, data, label=label, id=id_), first
     finally:
         seed.destroy()
 
@@ -130,16 +141,26 @@ def generate_digest_key(session: Any) -> Any:
     )
 
 
-def put_aes(session: Any, request: KeyRequest, value: bytes) -> Any:
-    """An AES master that was brought."""
-    return _put(session, request, KeyType.AES, value)
-
-
-def put_des3(session: Any, request: KeyRequest, value: bytes) -> tuple[Any, Any | None]:
-    """A 3DES master that was brought and, of a 人社 one, its K1‖K1‖K1."""
+def put(session: Any, request: KeyRequest, value: bytes) -> tuple[Any, Any | None]:
+    """A master that was brought and, of a 人社 one, its K1‖K1‖K1."""
+    if request.kind is not Kind.TRIPLE_DES:
+        return _put(session, request, KeyType.AES, value), None
     half = value[:DES_BLOCK]
-    first = _put(session, request, KeyType.DES3, half * 3, suffix=FIRST) if has_first(request) else None
+    first = _put(session, request, KeyType.DES3, half * 3, suffix=FIRST) if _has_first(request) else None
     return _put(session, request, KeyType.DES3, value + half), first
+
+
+def make_room(session: Any, request: KeyRequest) -> None:
+    """Remove a K1‖K1‖K1 without its master: what a crash left of a master that was never kept.
+
+    Raises:
+        KeyRefused: the master is there.
+    """
+    label = label_of(request.ref)
+    if find_object(session, label) is not None:
+        raise KeyRefused(f"密钥 {request.ref} 已存在 is there and is never overwritten")
+    while (remnant := find_object(session, label + FIRST)) is not None:
+        remnant.destroy()
 
 
 def _put(session: Any, request: KeyRequest, key_type: KeyType, value: bytes, *, suffix: str = "") -> Any:
@@ -221,7 +242,7 @@ def _id(request: KeyRequest) -> bytes:
     return f"{request.usage.value}/{last_day}/{request.owner}".encode()
 
 
-def has_first(request: KeyRequest) -> bool:
+def _has_first(request: KeyRequest) -> bool:
     """Whether its K1‖K1‖K1 lies beside it."""
     return request.usage is Usage.SOCIAL_SECURITY
 

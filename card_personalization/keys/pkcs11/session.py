@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -17,7 +17,7 @@ import pkcs11
 
 from card_personalization.errors import KeyRefused
 from card_personalization.keys.admission import admit
-from card_personalization.keys.base import Diversification, Factors
+from card_personalization.keys.base import Diversification, Factors, KeyInfo
 from card_personalization.keys.pkcs11.objects import (
     DIGEST_KEY,
     Master,
@@ -30,6 +30,8 @@ from card_personalization.keys.pkcs11.objects import (
 )
 
 T = TypeVar("T")
+Vet = Callable[[Iterable[KeyInfo]], None]
+"""Raises `KeyRefused` when one of the keys should not be there."""
 _FINAL = (pkcs11.PinIncorrect, pkcs11.PinInvalid, pkcs11.PinLenRange, pkcs11.PinLocked, pkcs11.PinExpired)
 """After these the PIN is not tried again: each try may be the last."""
 _modules_in_use: set[Path] = set()
@@ -107,7 +109,9 @@ class Session:
 class Worker:
     """Carries out jobs in a session, one after the other; opens it when it is needed and again when the token was away."""
 
-    def __init__(self, module: Path, *, token: str, pin: Callable[[], str], demo: bool, writable: bool) -> None:
+    def __init__(
+        self, module: Path, *, token: str, pin: Callable[[], str], demo: bool, vet: Vet, writable: bool
+    ) -> None:
         """Log in and look at every key.
 
         Raises:
@@ -117,6 +121,7 @@ class Worker:
         self._token = token
         self._pin = pin
         self._demo = demo
+        self._vet = vet
         self._writable = writable
         self._open: Session | None = None
         self._refusal: str | None = None
@@ -180,6 +185,7 @@ class Worker:
             opened = Session(library, session)
             for info in opened.infos.values():
                 admit(info, demo=self._demo)
+            self._vet(opened.infos.values())
         except BaseException:
             with suppress(pkcs11.PKCS11Error):
                 library.finalize()

@@ -26,32 +26,35 @@ from card_personalization.keys.base import (
     Scp03Keys,
     Usage,
 )
-from card_personalization.keys.ceremony import KeyRequest, Kind
+from card_personalization.keys.ceremony import KeyRequest, Witness
 from card_personalization.keys.custody import DualControl
+from card_personalization.keys.files import exclusive
 from card_personalization.keys.pkcs11.objects import (
     FIRST,
     Master,
     TokenAes,
     des3_cbc,
     des3_ecb,
-    find_object,
-    generate_aes,
-    generate_des3,
+    generate,
     generate_digest_key,
     hmac_sha256,
     kcv_of,
-    label_of,
-    put_aes,
-    put_des3,
+    make_room,
+    put,
     random_digits,
     retail_mac,
     spread,
 )
-from card_personalization.keys.pkcs11.session import Session, Worker
-from card_personalization.keys.primitives import AES_BLOCK, DES_BLOCK, TripleDes, check_value, odd_parity, pad80
-
-_PIN_DIGITS = 6
-"""As on every Chinese bank card; EMV book 3 6.5.12 allows 4 to 12."""
+from card_personalization.keys.pkcs11.session import Session, Vet, Worker
+from card_personalization.keys.primitives import (
+    AES_BLOCK,
+    DES_BLOCK,
+    PIN_DIGITS,
+    TripleDes,
+    check_value,
+    odd_parity,
+    offline_pin_block,
+)
 
 
 class SessionDek:
@@ -97,9 +100,12 @@ class Pkcs11Keys:
         pin: Callable[[], str],
         demo: bool = False,
         today: Callable[[], date] = date.today,
+        vet: Vet = lambda _: None,
         writable: bool = False,
     ) -> None:
-        """Log in and look at every key. `pin` is asked again when the token was away; `writable` is for ceremonies.
+        """Log in and look at every key, now and whenever the token was away: `pin` is asked, `vet` may refuse what is there.
+
+        `writable` is for ceremonies.
 
         Raises:
             KeyRefused: no such module or token, it is open already, the PIN is wrong, or a key must not be used here.
@@ -108,7 +114,7 @@ class Pkcs11Keys:
         self._token = token
         self._demo = demo
         self._today = today
-        self._worker = Worker(module, token=token, pin=pin, demo=demo, writable=writable)
+        self._worker = Worker(module, token=token, pin=pin, demo=demo, vet=vet, writable=writable)
 
     @property
     def is_demo(self) -> bool:
@@ -251,9 +257,8 @@ class Pkcs11Keys:
             KeyRefused: `dek` is not of this store, or the token does not answer.
         """
         self._own(dek)
-        digits = self._worker.do(lambda token: random_digits(token.session, _PIN_DIGITS))
-        block = bytes.fromhex(f"2{_PIN_DIGITS:X}{digits}".ljust(2 * DES_BLOCK, "F"))
-        return dek.encrypt(block if dek.block == DES_BLOCK else pad80(block, dek.block))
+        digits = self._worker.do(lambda token: random_digits(token.session, PIN_DIGITS))
+        return dek.encrypt(offline_pin_block(digits, dek.block))
 
     def random(self, size: int) -> bytes:
         """Random bytes from the token.
@@ -293,42 +298,34 @@ class Pkcs11Keys:
 
         self._worker.do(job)
 
-    def generate(self, request: KeyRequest, *, control: DualControl) -> KeyInfo:
-        """Make a random key inside the token; it was never outside. A 3DES key is derived from a random one that is thrown away.
+    def generate(self, request: KeyRequest, *, control: DualControl, witness: Witness) -> KeyInfo:
+        """Make a random key inside the token; it was never outside.
 
         Raises:
             KeyRefused: that version is there, only published test keys may be here, or the token does not answer.
         """
         del control
 
-        def job(token: Session) -> KeyInfo:
-            self._refuse_taken(token, request)
-            if request.kind is not Kind.TRIPLE_DES:
-                whole, first = generate_aes(token.session, request), None
-            else:
-                whole, first = generate_des3(token.session, request)
-            return self._keep(token, request, whole, first)
+        def agree(kcv: bytes) -> None:
+            admit(request.info(kcv), demo=self._demo)
+            witness(request.info(kcv))
 
-        return self._worker.do(job)
+        return self._keep(request, lambda session: generate(session, request, agree=agree))
 
-    def take(self, request: KeyRequest, value: bytes, *, control: DualControl) -> KeyInfo:
+    def take(self, request: KeyRequest, value: bytes, *, control: DualControl, witness: Witness) -> KeyInfo:
         """Put a key into the token.
 
         Raises:
             KeyRefused: that version is there, it is weak, published outside a demonstration, or the token does not answer.
         """
         del control
-        ceremony.admitted(request, value, demo=self._demo)
+        info = ceremony.admitted(request, value, demo=self._demo)
 
-        def job(token: Session) -> KeyInfo:
-            self._refuse_taken(token, request)
-            if request.kind is not Kind.TRIPLE_DES:
-                whole, first = put_aes(token.session, request, value), None
-            else:
-                whole, first = put_des3(token.session, request, value)
-            return self._keep(token, request, whole, first)
+        def make(session: Any) -> tuple[Any, Any | None]:
+            witness(info)
+            return put(session, request, value)
 
-        return self._worker.do(job)
+        return self._keep(request, make)
 
     def close(self) -> None:
         """Log out and let the module go."""
@@ -368,20 +365,14 @@ class Pkcs11Keys:
 
         return lambda data: self._worker.do(lambda now: job(now, data))
 
-    def _refuse_taken(self, token: Session, request: KeyRequest) -> None:
-        label = label_of(request.ref)
-        if find_object(token.session, label) or find_object(token.session, label + FIRST):
-            raise KeyRefused(f"密钥 {request.ref} 已存在 is there and is never overwritten")
+    def _keep(self, request: KeyRequest, make: Callable[[Any], tuple[Any, Any | None]]) -> KeyInfo:
+        def job(token: Session) -> KeyInfo:
+            with exclusive(self._module):
+                make_room(token.session, request)
+                whole, first = make(token.session)
+            info = request.info(kcv_of(whole, request.kind.algorithm))
+            token.infos[request.ref] = info
+            token.masters[request.ref] = Master(info=info, whole=whole, first=first)
+            return info
 
-    def _keep(self, token: Session, request: KeyRequest, whole: Any, first: Any | None) -> KeyInfo:
-        info = request.info(kcv_of(whole, request.kind.algorithm))
-        try:
-            admit(info, demo=self._demo)
-        except KeyRefused:
-            whole.destroy()
-            if first is not None:
-                first.destroy()
-            raise
-        token.infos[request.ref] = info
-        token.masters[request.ref] = Master(info=info, whole=whole, first=first)
-        return info
+        return self._worker.do(job)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import resource
 import secrets
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import assume, given
@@ -13,10 +17,11 @@ from hypothesis import strategies as st
 
 from card_personalization.errors import KeyRefused
 from card_personalization.keys import ceremony
-from card_personalization.keys.base import KeyInfo, KeyRef, Usage
-from card_personalization.keys.ceremony import KeyRequest, Kind
+from card_personalization.keys.base import Algorithm, KeyInfo, KeyRef, Usage
+from card_personalization.keys.ceremony import KeyRequest, Kind, Witness
 from card_personalization.keys.ceremony_log import CeremonyLog, WitnessedSafe
 from card_personalization.keys.custody import Custody, DualControl, Stretching
+from card_personalization.keys.files import create_private
 from card_personalization.keys.primitives import check_value
 
 CHEAP = Stretching(n=2**14)
@@ -318,14 +323,16 @@ class Shelf:
     def keys(self) -> tuple[KeyInfo, ...]:
         return tuple(self.infos)
 
-    def generate(self, request: KeyRequest, *, control: DualControl) -> KeyInfo:
-        return self.take(request, secrets.token_bytes(request.kind.size), control=control)
+    def generate(self, request: KeyRequest, *, control: DualControl, witness: Witness) -> KeyInfo:
+        return self.take(request, secrets.token_bytes(request.kind.size), control=control, witness=witness)
 
-    def take(self, request: KeyRequest, value: bytes, *, control: DualControl) -> KeyInfo:
+    def take(self, request: KeyRequest, value: bytes, *, control: DualControl, witness: Witness) -> KeyInfo:
+        info = request.info(check_value(request.kind.algorithm, value))
+        witness(info)
         if self.broken:
             raise KeyRefused("broken")
-        self.infos.append(request.info(check_value(request.kind.algorithm, value)))
-        return self.infos[-1]
+        self.infos.append(info)
+        return info
 
 
 @pytest.fixture
@@ -341,28 +348,101 @@ def test_who_made_which_key_when_is_written_down_before_and_after(log: CeremonyL
     assert [line["what"] for line in lines] == ["generating", "generated", "importing", "imported"]
     assert {tuple(line["custodians"]) for line in lines} == {("张保管", "李保管")}
     assert {line["at"] for line in lines} == {"2026-01-05T09:30:00+00:00"}
-    assert lines[0]["key"]["kcv"] is None
-    assert lines[1]["key"] == {
-        "name": "KMC",
-        "version": 1,
-        "algorithm": "3des",
-        "usage": "card-management",
-        "owner": "武汉市",
-        "not_after": "2030-12-31",
-        "kcv": made.kcv.hex().upper(),
-    }
-    assert log.witnessed() == {(key.name, key.version, key.kcv.hex().upper()) for key in (made, brought)}
+    assert (
+        lines[0]["key"]
+        == lines[1]["key"]
+        == {
+            "name": "KMC",
+            "version": 1,
+            "algorithm": "3des",
+            "usage": "card-management",
+            "owner": "武汉市",
+            "not_after": "2030-12-31",
+            "kcv": made.kcv.hex().upper(),
+        }
+    )
+    assert log.witnessed() == {made, brought}
+    log.vet([brought, made])
     assert log.path.stat().st_mode & 0o777 == 0o600
 
 
-def test_a_key_that_was_not_kept_is_not_witnessed(log: CeremonyLog, control: DualControl) -> None:
+def test_a_ceremony_that_broke_off_shows_in_the_log(log: CeremonyLog, control: DualControl) -> None:
     with pytest.raises(KeyRefused, match="broken"):
         WitnessedSafe(Shelf(broken=True), log=log, now=lambda: NOW).generate(ask(), control=control)
     assert [line["what"] for line in log.lines()] == ["generating"]
-    assert log.witnessed() == frozenset()
 
 
-@pytest.mark.parametrize("damage", ["change", "drop", "swap", "forge", "tear"])
+def test_a_key_whose_ceremony_broke_off_after_it_was_kept_is_witnessed(log: CeremonyLog, control: DualControl) -> None:
+    shelf = Shelf()
+    made = WitnessedSafe(shelf, log=log, now=lambda: NOW).generate(ask(), control=control)
+    log.path.write_bytes(log.path.read_bytes()[:-9])
+    assert [line["what"] for line in log.lines()] == ["generating"]
+    log.vet(shelf.keys())
+    assert log.witnessed() == {made}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"name": "KMC-2"},
+        {"version": 2},
+        {"usage": Usage.ISSUER},
+        {"kcv": b"abc"},
+        {"owner": "其他"},
+        {"not_after": date(2099, 1, 1)},
+        {"algorithm": Algorithm.AES},
+    ],
+)
+def test_a_key_that_is_not_what_a_ceremony_made_is_refused_by_name(
+    log: CeremonyLog, control: DualControl, change: dict[str, Any]
+) -> None:
+    made = WitnessedSafe(Shelf(), log=log, now=lambda: NOW).generate(ask(), control=control)
+    stranger = replace(made, **change)
+    with pytest.raises(KeyRefused, match=rf"未经仪式.*made the keys {stranger.name} version {stranger.version}:"):
+        log.vet([made, stranger])
+
+
+@given(cut=st.integers(min_value=1, max_value=300))
+def test_a_line_without_its_end_was_never_written(
+    cut: int, control: DualControl, custody: Custody, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    log = CeremonyLog(path=tmp_path_factory.mktemp("log") / "ceremonies.log", custody=custody)
+    for number in range(2):
+        log.note(f"step {number}", control=control, at=NOW)
+    first, last = log.path.read_bytes().splitlines(keepends=True)
+    log.path.write_bytes(first + last[: -min(cut, len(last))])
+    assert [line["what"] for line in log.lines()] == ["step 0"]
+    log.note("step 2", control=control, at=NOW)
+    assert [line["what"] for line in log.lines()] == ["step 0", "step 2"]
+
+
+def test_a_log_of_nothing_but_a_torn_line_begins_anew(log: CeremonyLog, control: DualControl) -> None:
+    create_private(log.path, b'{"at": "2026-')
+    assert log.lines() == ()
+    log.note("begun", control=control, at=NOW)
+    assert [line["what"] for line in log.lines()] == ["begun"]
+
+
+def test_a_disk_that_takes_part_of_a_line_keeps_none_of_it(log: CeremonyLog, control: DualControl) -> None:
+    log.note("step 0", control=control, at=NOW)
+    before = log.path.read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 20, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            log.note("step 1", control=control, at=NOW)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert log.path.read_bytes() == before
+
+
+def test_lines_written_at_once_are_one_chain(log: CeremonyLog, control: DualControl) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: log.note(f"step {number}", control=control, at=NOW), range(40)))
+    assert {line["what"] for line in log.lines()} == {f"step {number}" for number in range(40)}
+
+
+@pytest.mark.parametrize("damage", ["change", "drop", "swap", "forge", "splice"])
 def test_a_log_that_was_altered_is_refused_and_not_added_to(
     log: CeremonyLog, control: DualControl, damage: str
 ) -> None:
@@ -380,8 +460,8 @@ def test_a_log_that_was_altered_is_refused_and_not_added_to(
             _, stranger = Custody.enrol({"a": FIRST, "b": SECOND}, stretching=CHEAP)
             log.note("step 3", control=stranger, at=NOW)
             lines = log.path.read_bytes().splitlines(keepends=True)
-        case "tear":
-            lines[2] = lines[2][:20]
+        case "splice":
+            lines[1] = lines[1][:20]
     log.path.write_bytes(b"".join(lines))
     altered = log.path.read_bytes()
     with pytest.raises(KeyRefused, match=r"line \d was altered"):

@@ -402,7 +402,8 @@ def upgrade() -> None:
             name=op.f("ck_blanks_state"),
         ),
         sa.CheckConstraint(
-            "state NOT IN ('reserved', 'encoding', 'quarantined', 'bound') OR (application_id IS NOT NULL AND job_id IS NOT NULL)",
+            "state NOT IN ('reserved', 'encoding', 'quarantined', 'bound') OR (job_id IS NOT NULL"
+            " AND (application_id IS NOT NULL OR state = 'quarantined'))",
             name=op.f("ck_blanks_bound_to"),
         ),
         sa.ForeignKeyConstraint(["application_id"], ["applications.id"], name=op.f("fk_blanks_application_id")),
