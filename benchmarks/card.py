@@ -140,6 +140,7 @@ def order() -> CardOrder:
         ),
         card_number=body + card_number_check(body),
         city="420100",
+        initialiser_tail="42010001",
         issued=date(2026, 11, 25),
         expires=date(2036, 11, 25),
         bank_name="汉口银行",

@@ -41,7 +41,7 @@ _EIGHTEEN = re.compile(r"[0-9]{17}[0-9X]", re.ASCII)
 _PERMANENT_RESIDENT = "9"
 BY_NAME = 0x04
 BY_NUMBER = 0x04
-_REPORTED_AS = {Field.INITIALISER: "city"}
+_REPORTED_AS = {Field.INITIALISER: "initialiser_tail"}
 AFL = 0x94
 
 
@@ -70,12 +70,16 @@ class Holder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardOrder:
-    """One card to be made. The dates are fixed here: chip, face and record carry the same ones."""
+    """One card to be made. The dates are fixed here: chip, face and record carry the same ones.
+
+    `initialiser_tail` is the end of the 初始化机构编号, 8 digits, as the city has it.
+    """
 
     order_id: str
     holder: Holder
     card_number: str
     city: str
+    initialiser_tail: str
     issued: date
     expires: date
     bank_name: str
@@ -405,7 +409,7 @@ def _plain(profile: CardProfile, order: CardOrder) -> dict[Field, str | date]:
     return {
         Field.CATEGORY: profile.category,
         Field.SPEC_VERSION: profile.spec_version,
-        Field.INITIALISER: profile.initialiser_prefix + order.city + profile.initialiser_tail,
+        Field.INITIALISER: profile.initialiser_prefix + order.city + order.initialiser_tail,
         Field.ISSUED: order.issued,
         Field.EXPIRES: order.expires,
         Field.CARD_NUMBER: order.card_number,

@@ -241,7 +241,7 @@ class Installation:
         where = self.settings.encoders.printer
         if not where:
             return None
-        if where.startswith(("ipp://", "ipps://", "http://", "https://")):
+        if where.startswith(("ipp://", "ipps://")):
             from pipeline.gateways.printer_ipp import PrinterIpp
 
             return PrinterIpp(where)

@@ -32,7 +32,7 @@ class _Last:
 
 
 def new_id(prefix: str, *, now: datetime, random: Callable[[int], bytes] = os.urandom) -> str:
-    """`prefix` and a ULID in 26 lower-case Crockford characters; later ids sort after earlier ones (INTERFACES 0.1).
+    """`prefix` and a ULID in 26 lower-case Crockford characters; later ids sort after earlier ones.
 
     Ids of the same millisecond count upwards within this process.
 
@@ -84,7 +84,7 @@ def resident_id_problem(number: str) -> NumberProblem | None:
     """Why a number of the 18-character form (GB 11643) cannot be right, or None.
 
     Holds for citizens, for residence permits of Hong Kong, Macao and Taiwan (81, 82, 83) and for the 2023 permanent residence
-    card of foreigners (starts with 9; CARD 1.7, assumed).
+    card of foreigners (starts with 9; assumed).
     """
     if not _RESIDENT.fullmatch(number):
         return "form"
@@ -124,7 +124,7 @@ _PERMIT = {"hk_permit": ("HKG", r"H([0-9]{8})([0-9]{2})?"), "mo_permit": ("MAC",
 
 
 def social_security_number_problem(number: str) -> NumberProblem | None:
-    """Why this cannot be a 社会保障号码, or None (CARD 1.7). Never padded.
+    """Why this cannot be a 社会保障号码, or None. Never padded.
 
     Citizens: GB 11643. `HKG`, `MAC`, `TWN` and nine digits. Foreigners: ISO 3166 alpha-3, `0`, document number, at most 18.
     """
@@ -135,7 +135,7 @@ def social_security_number_problem(number: str) -> NumberProblem | None:
 
 
 def social_security_number(id_type: IdType, id_number: str, *, nationality: str = "CHN") -> str | None:
-    """The 社会保障号码 that follows from a document, or None where the document does not tell it (CARD 1.7).
+    """The 社会保障号码 that follows from a document, or None where the document does not tell it.
 
     Officers' documents do not: those people have a citizen number of their own. The lifetime number of a travel permit leaves
     out its letter and its count of renewals.
@@ -162,7 +162,7 @@ _ALPHANUMERIC = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 def gb11714_check(first8: str) -> str:
-    """The ninth character of a 卡号 (CARD 1.5, algorithm of GB 11714).
+    """The ninth character of a 卡号 (algorithm of GB 11714).
 
     Raises:
         ValueError: not eight characters of 0-9 and A-Z.
@@ -204,7 +204,7 @@ _HAN_CHARACTER = re.compile(f"[{_HAN}]")
 
 
 def normalise_name(name: str) -> str:
-    """A name as the card spells it (CARD 1.9): NFC, separators U+00B7 and single, Latin half-width, no spaces in Chinese names.
+    """A name as the card spells it: NFC, separators U+00B7 and single, Latin half-width, no spaces in Chinese names.
 
     Raises:
         ValueError: a private-use code point: it shows differently on every system.
@@ -219,7 +219,7 @@ def normalise_name(name: str) -> str:
 
 
 def split_name(name: str) -> tuple[bytes, bytes]:
-    """The GB 18030 bytes of a name for tags 09 and 4E: whole characters up to 30 bytes, then the rest (CARD 1.9).
+    """The GB 18030 bytes of a name for tags 09 and 4E: whole characters up to 30 bytes, then the rest.
 
     Raises:
         UnicodeEncodeError: a lone surrogate.

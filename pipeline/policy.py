@@ -229,7 +229,7 @@ class Policy(_Value):
 
     @property
     def city(self) -> str:
-        """The prefecture's code: what the chip carries (CARD 1.4)."""
+        """The prefecture's code: what the chip carries."""
         return self.parent or self.code
 
     def window_for(

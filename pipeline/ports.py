@@ -115,6 +115,7 @@ class EncodeOrder:
     holder: Person
     card_number: str
     city: str
+    initialiser_tail: str
     issued: date
     expires: date
     bank_name: str

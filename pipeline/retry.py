@@ -13,7 +13,7 @@ Kind = Literal["retry", "reconcile", "hold", "stale", "defect"]
 
 # Seconds before the 2nd, 3rd, ... try. The last value repeats until `max_attempts`.
 SCHEDULE_S: tuple[int, ...] = (5, 30, 120, 600, 1800, 3600)
-# Before an unknown outcome is asked about again (INTERFACES: from 30 s to 15 min).
+# Before an unknown outcome is asked about again.
 ASK_SCHEDULE_S: tuple[int, ...] = (30, 60, 180, 900)
 
 

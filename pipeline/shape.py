@@ -81,7 +81,7 @@ _A_REFERENCE = r"[A-Za-z0-9._:-]{1,64}"
 
 _CITIZEN_DOCUMENTS = ("resident_id", "household_book")
 _EIGHTEEN = (*_CITIZEN_DOCUMENTS, "hmt_residence")
-# CARD 1.7: the written forms of documents that have no check character.
+# The written forms of documents that have no check character.
 _DOCUMENT_FORMS: Mapping[str, tuple[str, _Wanted]] = {
     "military_id": (r"[\w\u4e00-\u9fff()（）〔〕-]{4,30}", _Wanted("证件上的编号", "the number on the document")),
     "police_id": (r"[\w\u4e00-\u9fff()（）〔〕-]{4,30}", _Wanted("证件上的编号", "the number on the document")),
@@ -189,7 +189,7 @@ def reason(code: str, pointer: str, *, zh: str = "", en: str = "") -> Reason:
 
 
 def looks_personal(reference: str) -> bool:
-    """Whether a reference looks like an identity or phone number, which may not stand in an address (INTERFACES 0.5)."""
+    """Whether a reference looks like an identity or phone number, which may not stand in an address."""
     text = normalise_number(reference)
     if any(_is_date(match[2]) for match in _CITIZEN_WITHIN.finditer(text)) or _OLD_CITIZEN_WITHIN.search(text):
         return True
@@ -462,7 +462,7 @@ def _documents(top: _Object) -> tuple[Document, ...]:
 
 
 def _confirmed(raw: _Object) -> bool:
-    """Whether the person confirmed the data; an instant without an offset says nothing (INTERFACES 0.5)."""
+    """Whether the person confirmed the data; an instant without an offset says nothing."""
     raw.text("method", form=_A_WORD, wanted=_WORD, required=True)
     raw.text("evidence", form=_A_REFERENCE, wanted=_Wanted("上传编号", "the id of an upload"))
     signed_at = raw.raw("signed_at", at_most=40)

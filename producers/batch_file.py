@@ -38,13 +38,11 @@ from pipeline.shape import ID_TYPES, NO_END, normalise_phone, read_submission
 
 MIB = 1024 * 1024
 FILE_BYTES_MAX = 2048 * MIB
-"""INTERFACES 1.4."""
 ROWS_MAX = 100_000
-"""INTERFACES 1.4."""
 ENTRIES_MAX = 2 * ROWS_MAX + 1_000
 UNPACKED_BYTES_MAX = 2 * FILE_BYTES_MAX
 RATIO_MAX = 100
-"""INTERFACES 1.4: unpacked to packed bytes. Entries below `RATIO_FROM_BYTES` cannot do harm and may be plain repetition."""
+"""Unpacked to packed bytes. Entries below `RATIO_FROM_BYTES` cannot do harm and may be plain repetition."""
 RATIO_FROM_BYTES = MIB
 SHEET_BYTES_MAX = 256 * MIB
 PHOTO_BYTES_MAX = 20 * MIB
@@ -497,7 +495,7 @@ def _check_entry(info: zipfile.ZipInfo, name: str) -> None:
 
 
 def _entry_name(info: zipfile.ZipInfo) -> str:
-    """The path as its maker wrote it: UTF-8 by flag, else the bytes are GB 18030 (INTERFACES 1.7)."""
+    """The path as its maker wrote it: UTF-8 by flag, else the bytes are GB 18030."""
     name = info.orig_filename
     if not info.flag_bits & _UTF8:
         try:
@@ -656,7 +654,7 @@ class _Csv:
 
 
 def _decoded(data: bytes) -> tuple[list[str], frozenset[int]]:
-    """Lines with their ends, and which of them could not be decoded (INTERFACES 1.7)."""
+    """Lines with their ends, and which of them could not be decoded."""
     for mark, codec in (
         (b"\xef\xbb\xbf", "utf-8"),
         (b"\x84\x31\x95\x33", "gb18030"),

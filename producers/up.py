@@ -77,7 +77,9 @@ def up(
 
 
 def _stock_up(installation: Installation, count: int) -> None:
-    """Virtual blanks for an installation that has none at all, issued to its station."""
+    """Virtual blanks for an installation that has none at all, issued to its station; real blanks are received by people."""
+    if not installation.settings.encoders.virtual:
+        return
     with installation.store.transaction() as tx:
         empty = not balance(tx)
     if empty and count:

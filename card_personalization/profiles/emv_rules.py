@@ -82,7 +82,30 @@ _LENGTHS: Mapping[int, tuple[int, int]] = {
 # What a terminal supplies (EMV book 3, annex A): amounts, country, results, currency, date, type, number, time, merchant.
 _TERMINAL_TAGS = frozenset(
     int(text, 16)
-    for text in ["9F02", "9F03", "9F1A", "95", "5F2A", "9A", "9C", "9F37", "8A", "91", "9F21", "9F4E", "9F34", "9F35", "9F45", "9F4C", "9F33", "9F40", "9F66", "9F7A", "DF60", "DF69"]
+    for text in [
+        "9F02",
+        "9F03",
+        "9F1A",
+        "95",
+        "5F2A",
+        "9A",
+        "9C",
+        "9F37",
+        "8A",
+        "91",
+        "9F21",
+        "9F4E",
+        "9F34",
+        "9F35",
+        "9F45",
+        "9F4C",
+        "9F33",
+        "9F40",
+        "9F66",
+        "9F7A",
+        "DF60",
+        "DF69",
+    ]
 )
 
 

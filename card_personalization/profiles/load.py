@@ -67,8 +67,6 @@ def _profile(root: Table) -> CardProfile:
         spec_version=card.take("spec_version", str),
         category=card.take("category", str),
         initialiser_prefix=card.digits("initialiser_prefix", count=10),
-        initialiser_tail=card.digits("initialiser_tail", count=8),
-        validity_years=card.number("validity_years", least=1, most=50),
         sexes=frozenset(codes.texts("sex")),
         ethnics=_ETHNIC_CODES | frozenset(codes.texts("ethnic_other")),
         pin=Pin(pin.number("limit", least=1, most=15)),

@@ -6,10 +6,8 @@ Must not know where it was read, nor orders, persons or a card in a reader.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import date
 from enum import StrEnum
 
-from card_personalization.encoding import anniversary
 from card_personalization.globalplatform.rules import ChannelRules
 from card_personalization.keys.base import KeyRef, Usage
 
@@ -263,8 +261,6 @@ class CardProfile:
     spec_version: str
     category: str
     initialiser_prefix: str
-    initialiser_tail: str
-    validity_years: int
     sexes: frozenset[str]
     ethnics: frozenset[str]
     pin: Pin
@@ -275,10 +271,6 @@ class CardProfile:
     issuer: Issuer | None
     applications: tuple[EmvApplication, ...]
     face: FaceTemplate
-
-    def expires(self, issued: date) -> date:
-        """The default 卡有效期 for a card issued on `issued`."""
-        return anniversary(issued, years=self.validity_years)
 
     def length(self, field: Field) -> int:
         """The length of a field in bytes; 0 when this kind of card does not have it."""

@@ -306,6 +306,7 @@ def card_order(order: EncodeOrder) -> CardOrder:
         ),
         card_number=order.card_number,
         city=order.city,
+        initialiser_tail=order.initialiser_tail,
         issued=order.issued,
         expires=order.expires,
         bank_name=order.bank_name,

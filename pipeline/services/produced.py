@@ -33,6 +33,7 @@ def order_of_chip(context: Context, chip_id: str) -> EncodeOrder:
         holder=application.person,
         card_number=card.card_number,
         city=policy.city,
+        initialiser_tail=policy.initialiser_tail.value,
         issued=card.issued_on,
         expires=card.expires_on,
         bank_name=bank.zh,

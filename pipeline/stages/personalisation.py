@@ -126,6 +126,7 @@ class CardRequest:
     profile: str
     holder: Person
     city: str
+    initialiser_tail: str
     validity_years: int
     bank_name: str
     bank_card_number: str | None = field(default=None, repr=False)
@@ -163,6 +164,7 @@ class CardRequest:
             holder=self.holder,
             card_number=self.card_number,
             city=self.city,
+            initialiser_tail=self.initialiser_tail,
             issued=self.issued_on,
             expires=self.expires_on,
             bank_name=self.bank_name,
@@ -221,6 +223,7 @@ class Personalisation:
             profile=profile.value,
             holder=application.person,
             city=policy.city,
+            initialiser_tail=policy.initialiser_tail.value,
             validity_years=policy.validity_years.value,
             bank_name=policy.banks[application.bank_code].zh,
             bank_card_number=None if account is None else account.bank_card_number,

@@ -430,6 +430,9 @@ def force(tx: Tx, moves: Mapping[str, Move], *, now: datetime, **columns: Any) -
     tx.conn.execute(statement, {"given": params(values), "now": now})
 
 
+POLLING = "station."
+"""How a reason begins for which an application asks its station every few seconds."""
+
 _HISTORY = tuple(
     Column(name, type_)
     for name, type_ in (
@@ -450,11 +453,14 @@ _HISTORY = tuple(
 def _recording(postgres: bool) -> Insert:
     rows = given(postgres, *_HISTORY)
     names = [c.name for c in _HISTORY]
-    return insert(t.transitions).from_select(names, select(*(rows.c[name] for name in names)))
+    h = t.transitions.c
+    last = select(h.why).where(h.application_id == rows.c.application_id).order_by(h.seq.desc()).limit(1)
+    polling = rows.c.why.like(f"{POLLING}%") & (func.coalesce(last.scalar_subquery(), "") == rows.c.why)
+    return insert(t.transitions).from_select(names, select(*(rows.c[name] for name in names)).where(~polling))
 
 
 def record(tx: Tx, entries: Sequence[Mapping[str, Any]], *, stage: str | None, now: datetime, actor: str) -> None:
-    """Append to the history; one statement for the chunk."""
+    """Append to the history; one statement for the chunk. Waiting at a station is told once, however often it is asked again."""
     if entries:
         base = {"at": now, "stage": stage, "why": "", "attempt": 0, "actor": actor}
         tx.conn.execute(_recording(tx.postgres), {"given": params([{**base, **entry} for entry in entries])})

@@ -276,6 +276,7 @@ def _order(serial: str) -> EncodeOrder:
         ),
         card_number=CARD_NUMBER,
         city="420100",
+        initialiser_tail="42010001",
         issued=date(2026, 11, 25),
         expires=date(2036, 11, 25),
         bank_name="中国建设银行",

@@ -72,6 +72,7 @@ def order(number: int = 1, *, serial: str | None = None) -> EncodeOrder:
         holder=person,
         card_number=card_number("A", number),
         city="420100",
+        initialiser_tail="42010001",
         issued=date(2026, 11, 25),
         expires=date(2036, 11, 25),
         bank_name="中国建设银行",

@@ -94,6 +94,7 @@ def encode_order(number: int, serial: str) -> EncodeOrder:
         ),
         card_number=card_number("A", number),
         city="420100",
+        initialiser_tail="42010001",
         issued=date(2026, 11, 25),
         expires=date(2036, 11, 25),
         bank_name="中国建设银行",

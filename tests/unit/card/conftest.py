@@ -41,6 +41,7 @@ def order() -> CardOrder:
         ),
         card_number="A0000002X",
         city="210100",
+        initialiser_tail="21010001",
         issued=date(2026, 1, 5),
         expires=date(2036, 1, 5),
         bank_name="汉口银行",
