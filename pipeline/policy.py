@@ -157,10 +157,14 @@ class Fees(_Value):
 
 
 class Bank(_Value):
-    """A cooperating bank as people and the card's face name it."""
+    """A cooperating bank as people and the card's face name it.
+
+    `card_profile`: what this bank writes on the region's blanks, where that is not what the region's own profile says.
+    """
 
     zh: Text
     en: Text
+    card_profile: Text | None = None
     rule: RuleId | None = None
     default: Text | None = None
 
@@ -226,6 +230,12 @@ class Policy(_Value):
     def version(self) -> str:
         """What an application keeps of the policy it was accepted under: label and digest."""
         return f"{self.label}+{self.digest}"
+
+    def kind_of_card(self, bank_code: str, *, account: bool) -> tuple[str, str]:
+        """The kind of blank and the card profile for an application with or without an account at this bank (KL-25)."""
+        if not account:
+            return self.card_profile_without_account.value, self.card_profile_without_account.value
+        return self.card_profile.value, self.banks[bank_code].card_profile or self.card_profile.value
 
     @property
     def city(self) -> str:

@@ -22,14 +22,14 @@ def order_of_chip(context: Context, chip_id: str) -> EncodeOrder:
         application = applications.load(tx, [card.application_id])[card.application_id].application
         account = accounts.open_accounts(tx, [application.id]).get(application.id)
     policy = context.policies.of(application.region, application.policy_version)
-    profile = policy.card_profile if card.account_id is not None else policy.card_profile_without_account
     bank = policy.banks.get(application.bank_code)
     if bank is None:
         raise Defect(f"region {application.region} has no bank {application.bank_code}")
+    _, profile = policy.kind_of_card(application.bank_code, account=card.account_id is not None)
     return EncodeOrder(
         application_id=application.id,
         blank_serial=card.blank_serial,
-        profile=profile.value,
+        profile=profile,
         holder=application.person,
         card_number=card.card_number,
         city=policy.city,

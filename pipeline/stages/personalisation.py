@@ -215,12 +215,12 @@ class Personalisation:
         if (obstacle := _obstacle(case, policy)) is not None:
             return Decision(Hold(obstacle))
         account: AccountFact | None = case.facts.get("account")
-        profile = policy.card_profile if account is not None else policy.card_profile_without_account
+        blank_type, profile = policy.kind_of_card(application.bank_code, account=account is not None)
         request = CardRequest(
             recover=blank is not None,
-            intent=None if blank is not None else self._intent(policy, profile.value, now),
+            intent=None if blank is not None else self._intent(policy, blank_type, now),
             application_id=case.id,
-            profile=profile.value,
+            profile=profile,
             holder=application.person,
             city=policy.city,
             initialiser_tail=policy.initialiser_tail.value,

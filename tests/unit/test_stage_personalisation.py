@@ -193,6 +193,23 @@ def acted(bench: Bench, *cases: Case) -> dict[str, Any]:
     return dict(stage(bench).act({about.id: prepared(about) for about in cases}))
 
 
+def test_without_an_account_the_card_is_of_the_kind_without_financial_application() -> None:
+    request = stage().prepare(case(account=None), ruled("without_financial"), NOW)
+    assert isinstance(request, CardRequest)
+    assert request.intent is not None
+    kind = POLICY.card_profile_without_account.value
+    assert (request.intent.blank_type, request.profile, request.bank_card_number) == (kind, kind, None)
+
+
+def test_a_bank_with_a_profile_of_its_own_writes_it_on_the_regions_blanks() -> None:
+    code = case().application.bank_code
+    banks = {**POLICY.banks, code: POLICY.banks[code].model_copy(update={"card_profile": "ssc2-ccb"})}
+    request = stage().prepare(case(), POLICY.model_copy(update={"banks": banks}), NOW)
+    assert isinstance(request, CardRequest)
+    assert request.intent is not None
+    assert (request.intent.blank_type, request.profile) == (POLICY.card_profile.value, "ssc2-ccb")
+
+
 def test_a_chunk_is_one_call_for_what_was_begun_and_one_for_what_is_new() -> None:
     bench = Bench()
     replies = acted(bench, case(), case(application(2)), begun(number=3))
