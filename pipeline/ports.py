@@ -141,6 +141,10 @@ class StationStopped(TransientError):
     """The station has stopped until an operator lets it go on; no card was touched for this order."""
 
 
+class CardNotThere(OutcomeUnknown):
+    """The card whose end is to be told lies in no reader of the station: it has to be put in again."""
+
+
 class Encoder(Protocol):
     """A personalisation station: it owns readers and the journal of every chip it touched.
 

@@ -77,4 +77,5 @@ def _report(status: ReaderStatus, application_id: str | None, stopped: str | Non
         unknown=status.unknown,
         cards_per_hour=round(status.cards_per_hour or 0),
         last_error=stopped or status.last_error,
+        detail=status.state.value,
     )

@@ -7,6 +7,7 @@ virtual cards differ only in the pool of readers; `open_simulated` is the statio
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +24,7 @@ from card_personalization.identity import by_atr
 from card_personalization.keys.base import KeyStore
 from card_personalization.keys.software import SoftwareKeys
 from card_personalization.plan import CardOrder, Holder, Plan, build
-from card_personalization.pool import Connect, Event, Outcome, Pool, ReaderStatus
+from card_personalization.pool import Connect, Event, EventKind, Outcome, Pool, ReaderStatus
 from card_personalization.profiles import CardProfile
 from card_personalization.readers import CardReader, VirtualReader
 from card_personalization.simulator.connection import CardStore, VirtualConnection
@@ -32,7 +33,9 @@ from card_personalization.station import Report, Station, Verdict
 from card_personalization.transport.tracing import TracedConnection
 from pipeline.errors import Conflict, Defect, NeedsOperator, NotFound, OutcomeUnknown, TransientError
 from pipeline.gateways.halt import Halt
-from pipeline.ports import EncodeOrder, EncodeReport, Printer, PrintJob, StationStopped
+from pipeline.ports import CardNotThere, EncodeOrder, EncodeReport, Printer, PrintJob, StationStopped
+
+log = logging.getLogger("zhika.encoder")
 
 MEMORY_FAILS = Fault("UPDATE RECORD", 3, "sw", sw=0x6581)
 """A blank whose memory fails in the middle of the first file (ISO/IEC 7816-4: 6581) and does not heal."""
@@ -75,7 +78,6 @@ class LocalEncoder:
         halt_file: Path,
         profiles: Mapping[str, CardProfile],
         printer: Printer | None = None,
-        on_event: Callable[[Event], None] = lambda event: None,
         watchdog_s: float = 30.0,
         trace: bool = False,
         release: Callable[[], None] = lambda: None,
@@ -92,7 +94,7 @@ class LocalEncoder:
             raise ValueError("a station has at least one reader")
         self.station = station
         self._cards = Station(keys=keys, journal_dir=journal_dir)
-        self._pool = Pool(readers, classify=_outcome, on_event=on_event, identify=by_atr, watchdog_s=watchdog_s)
+        self._pool = Pool(readers, classify=_outcome, on_event=_tell, identify=by_atr, watchdog_s=watchdog_s)
         self._profiles = dict(profiles)
         self._fetches = any(reader.feed is not None for reader in readers)
         self._demo = keys.is_demo
@@ -181,7 +183,8 @@ class LocalEncoder:
     def _all(self, orders: Sequence[EncodeOrder], work: _Work) -> Mapping[str, EncodeReport | Exception]:
         self._go_on()
         pending = [(order, self._begin(order, work)) for order in orders]
-        return {order.application_id: self._reply(order, future) for order, future in pending}
+        begun = work is Station.recover
+        return {order.application_id: self._reply(order, future, begun=begun) for order, future in pending}
 
     def _begin(self, order: EncodeOrder, work: _Work) -> Future[tuple[Report, bytes]]:
         serial = order.blank_serial
@@ -224,7 +227,9 @@ class LocalEncoder:
         plan = build(profile, card_order(order))
         return _Prepared(plan, render(profile.face, plan.face, order.picture, demo=self._demo))
 
-    def _reply(self, order: EncodeOrder, future: Future[tuple[Report, bytes]]) -> EncodeReport | Exception:
+    def _reply(
+        self, order: EncodeOrder, future: Future[tuple[Report, bytes]], *, begun: bool
+    ) -> EncodeReport | Exception:
         try:
             report, face = future.result()
             if report.verdict is Verdict.VERIFIED:
@@ -239,7 +244,10 @@ class LocalEncoder:
                 en=f"A key of station {self.station} cannot be used; the station stopped and wrote nothing: {error}",
             )
         except NoUsableCard:
-            return OutcomeUnknown(f"put the blank {order.blank_serial} into a reader of station {self.station}")
+            if not begun:
+                return EncodeReport(verdict="untouched")
+            log.warning("station %s: put the blank %s into a reader again", self.station, order.blank_serial)
+            return CardNotThere(f"put the blank {order.blank_serial} into a reader of station {self.station} again")
         except (CardLost, OSError) as error:
             return OutcomeUnknown(f"encoder {self.station}: {type(error).__name__}")
         except Exception as error:  # noqa: BLE001 - a fault of ours with one card must not cost its neighbours
@@ -274,6 +282,14 @@ class LocalEncoder:
     def _go_on(self) -> None:
         if (reason := self._halt.reason) is not None:
             raise StationStopped(f"encoder stopped: station {self.station}: {reason}")
+
+
+def _tell(event: Event) -> None:
+    """What an operator has to know of a reader goes to the log."""
+    if event.kind in (EventKind.ALARM, EventKind.READER_DOWN):
+        log.warning("reader %s: %s %s", event.reader, event.kind, event.text)
+    elif event.kind is EventKind.READER_UP:
+        log.info("reader %s: %s", event.reader, event.kind)
 
 
 def _outcome(result: tuple[Report, bytes]) -> Outcome | None:

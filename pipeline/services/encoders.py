@@ -41,6 +41,8 @@ class ReaderReport:
     unknown: int = 0
     cards_per_hour: int = 0
     last_error: str | None = None
+    detail: str | None = None
+    """What the reader waits for, in the station's own words: `empty`, `loaded`, `waiting-removal`, …"""
 
 
 def report(context: Context, station: str, readers: Sequence[ReaderReport]) -> Mapping[str, Wanted]:
@@ -109,6 +111,7 @@ class Encoder:
     cards_per_hour: int
     station_cards_last_hour: int
     last_error: str | None
+    detail: str | None
     last_card_at: datetime | None
     heartbeat_at: datetime
 
@@ -153,6 +156,7 @@ def _seen(row: Record, made: int, now: datetime) -> Encoder:
         cards_per_hour=0 if silent else row.cards_per_hour,
         station_cards_last_hour=made,
         last_error=row.last_error,
+        detail=None if silent else row.detail,
         last_card_at=row.last_card_at,
         heartbeat_at=row.heartbeat_at,
     )

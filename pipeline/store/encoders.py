@@ -23,6 +23,7 @@ _TOLD = (
     Column("unknown", Integer),
     Column("cards_per_hour", Integer),
     Column("last_error", Text),
+    Column("detail", Text),
 )
 _NOW = bindparam("now", type_=Instant)
 

@@ -390,6 +390,7 @@ encoders = Table(
     Column("unknown", Integer, nullable=False),
     Column("cards_per_hour", Integer, nullable=False),
     Column("last_error", Text),
+    Column("detail", Text),
     Column("last_card_at", Instant),
     Column("heartbeat_at", Instant, nullable=False),
     Column("wanted", Text, nullable=False),

@@ -93,6 +93,7 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         share = "" if row["yield"] is None else f"{row['yield']:.1%}"
         last = row["last_card_at"].astimezone(SHANGHAI).strftime("%m-%d %H:%M:%S") if row["last_card_at"] else ""
-        told = (row["id"], row["state"], row["wanted"], row["cards"], share, row["cards_per_hour"], last)
+        state = row["state"] if row["detail"] in (None, row["state"]) else f"{row['state']} ({row['detail']})"
+        told = (row["id"], state, row["wanted"], row["cards"], share, row["cards_per_hour"], last)
         table.add_row(*map(str, told), row["last_error"] or "")
     return table

@@ -348,6 +348,7 @@ def upgrade() -> None:
         sa.Column("unknown", sa.Integer(), nullable=False),
         sa.Column("cards_per_hour", sa.Integer(), nullable=False),
         sa.Column("last_error", sa.Text(), nullable=True),
+        sa.Column("detail", sa.Text(), nullable=True),
         sa.Column("last_card_at", Instant(), nullable=True),
         sa.Column("heartbeat_at", Instant(), nullable=False),
         sa.Column("wanted", sa.Text(), nullable=False),
