@@ -330,7 +330,7 @@ class Bay:
         foreign = foreign_to(order.blank_serial)
         self._put_in(lambda: self.box.insert(foreign))
         soon(lambda: encoder.loaded() == (foreign,), "the other card is not loaded")
-        assert verdict(encoder.recover([order])[order.application_id]) == "OutcomeUnknown"
+        assert verdict(encoder.recover([order])[order.application_id]) == "CardNotThere"
 
     def _recovered(self, encoder: LocalEncoder, order: EncodeOrder) -> str:
         self._wait_until_empty(encoder)
