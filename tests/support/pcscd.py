@@ -21,12 +21,11 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 from card_personalization.errors import CardLost
 from card_personalization.simulator.connection import VirtualConnection
 from card_personalization.simulator.vpcd import VpcdCard
 from card_personalization.transport.pcsc import list_readers
+from tests.support.needs import lacking
 
 DRIVER = Path("/usr/lib/pcsc/drivers/serial/libifdvpcd.so")
 _START_S = 10.0
@@ -42,12 +41,9 @@ _WITH_US = ("setpriv", "--pdeathsig", "KILL")
 def need_pcscd() -> str:
     """The path of pcscd; skips where it is missing, which with CI=true is a failure."""
     pcscd = shutil.which("pcscd", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    if pcscd is not None and DRIVER.exists():
-        return pcscd
-    reason = "pcscd or its virtual reader is missing: run deploy/pcsc.sh as root"
-    if os.environ.get("CI") == "true":
-        pytest.fail(reason)
-    pytest.skip(reason)
+    if pcscd is None or not DRIVER.exists():
+        lacking("pcscd or its virtual reader is missing: run deploy/pcsc.sh as root")
+    return pcscd
 
 
 @cache
