@@ -3,6 +3,7 @@ PY ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 BENCH ?= flow
+JOBS ?= 2
 UV_LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
 	--no-annotate --custom-compile-command "make lock" --upgrade
 
@@ -30,7 +31,7 @@ demo: $(VENV)/.base ## the whole story without a server; report in out/demo
 	@$(BIN)/zhika demo
 
 test: $(VENV)/.test services ## set up, start what is missing, and run every test
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 
 soak: $(VENV)/.test ## every fault at every command of a card over pcscd; about ten minutes, a table at the end
 	@$(BIN)/python -m pytest -m soak -s
