@@ -27,6 +27,9 @@ _METHODS: Mapping[Diversification, configuration.Diversification] = {
     Diversification.VISA2: "visa2",
     Diversification.KDF3: "kdf3",
 }
+_SEEN_S = 0.3
+"""After it has read a card's ATR, pcscd takes a moment before programs see the card."""
+
 _USUAL_I = {2: 0x15, 3: 0x70}
 _USUAL_KVN = 0x20
 _TEST_KEYS = (
@@ -142,7 +145,7 @@ def simulate(
             on_line(slot, connected)
             if not ready and len(states) == len(slots) and all(states.values()):
                 ready = True
-                on_ready()
+                threading.Timer(_SEEN_S, on_ready).start()
 
     serve([_card(slot, store, changed) for slot in slots], stopping)
 

@@ -90,6 +90,7 @@ def held(name: str) -> Iterator[PcscConnection]:
     """The card in a reader, exclusively."""
     reader = PcscReader(name)
     reader.open()
+    assert reader.wait_for_card(5)
     connection = reader.connect()
     try:
         yield connection
