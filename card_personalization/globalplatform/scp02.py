@@ -34,7 +34,7 @@ class Scp02:
         """Check the card's cryptogram and make EXTERNAL AUTHENTICATE for `level`.
 
         Raises:
-            ChannelRefused: the cryptogram is wrong.
+            KeyCheckFailed: the cryptogram is wrong.
             ValueError: SCP02 has no such level.
         """
         if level not in SCP02_LEVELS:

@@ -41,7 +41,7 @@ class Scp03:
         """Check the card's cryptogram and make EXTERNAL AUTHENTICATE for `level`. Challenges and MACs are as long as the card's.
 
         Raises:
-            ChannelRefused: the cryptogram is wrong.
+            KeyCheckFailed: the cryptogram is wrong.
             ValueError: SCP03 has no such level.
         """
         if level not in SCP03_LEVELS:
