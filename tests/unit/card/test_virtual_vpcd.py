@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -110,10 +111,12 @@ def test_the_card_is_powered_tells_its_atr_and_answers(reader: Reader, slot: Cal
 def test_an_answer_comes_without_the_delay_of_an_acknowledgement(reader: Reader, slot: Callable[..., VpcdCard]) -> None:
     slot()
     power(reader.wait())
-    begun = time.perf_counter()
+    taken = []
     for _ in range(200):
+        begun = time.perf_counter()
         reader.ask(GET_CPLC)
-    assert (time.perf_counter() - begun) / 200 < 0.010
+        taken.append(time.perf_counter() - begun)
+    assert statistics.median(taken) < 0.020  # a delayed acknowledgement takes 40 ms, on any machine
 
 
 def test_an_ejected_card_comes_back_only_when_it_is_inserted(reader: Reader, slot: Callable[..., VpcdCard]) -> None:
