@@ -53,6 +53,7 @@ up: $(VENV)/.base services ## the line on this machine with RabbitMQ and Postgre
 
 docs: $(VENV)/.base ## documents that are generated from code
 	@$(BIN)/python -c "from pipeline.states import diagram; print(diagram(), end='')" > docs/states.md
+	@$(BIN)/python -c "from pipeline.photo.findings import document; print(document(), end='')" > docs/photo-findings.md
 
 lock: ## newest versions of everything into the lock files
 	@test -x $(BIN)/uv || $(BIN)/pip install --quiet uv

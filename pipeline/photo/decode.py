@@ -5,15 +5,17 @@ Everything a hostile file can make a decoder raise ends here as a finding.
 
 from __future__ import annotations
 
+import importlib.util
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from types import MappingProxyType
 
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 
 from pipeline.photo.findings import Finding, find
-from pipeline.photo.sniff import Header
+from pipeline.photo.sniff import Format, Header
 
 _ORIENTATION = 0x0112  # EXIF 2.32, 4.6.4
 
@@ -40,11 +42,12 @@ _REFUSED_MODES: Mapping[str, str] = MappingProxyType(
 )
 
 _DRAFT_SCALES = (8, 4, 2, 1)
+_PILLOW_NAMES: Mapping[Format, str] = MappingProxyType({"jpeg": "JPEG", "png": "PNG", "heic": "HEIF"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decoded:
-    """An upright RGB image of at least the asked size, its colour profile (may be empty), and what was done to get it.
+    """An upright RGB image, its colour profile (may be empty), and what was done to get it.
 
     `draft_scale` is how much smaller than the file the decoder made it; `orientation` the EXIF value that was honoured.
     """
@@ -54,11 +57,24 @@ class Decoded:
     draft_scale: int
     orientation: int
 
+    @property
+    def sideways(self) -> bool:
+        """Whether width and height changed places."""
+        return self.orientation in (5, 6, 7, 8)
 
-def decode(data: bytes, header: Header, *, short_side_px: int) -> Decoded | Finding:
-    """Decode what `sniff` accepted; a JPEG at the coarsest scale that keeps a short side of `short_side_px`."""
+
+def draft_scale(header: Header, *, short_side_px: float) -> int:
+    """The coarsest scale at which the decoder keeps a short side of `short_side_px`; 1 where it cannot shrink."""
+    if header.format != "jpeg":
+        return 1
+    short = min(header.width_px, header.height_px)
+    return next((scale for scale in _DRAFT_SCALES if short / scale >= short_side_px), 1)
+
+
+def decode(data: bytes, header: Header, *, scale: int = 1) -> Decoded | Finding:
+    """Decode what `sniff` accepted, a JPEG `scale` times smaller (1, 2, 4, 8)."""
     try:
-        return _decode(data, header, short_side_px=short_side_px)
+        return _decode(data, header, scale=scale)
     except MemoryError:
         return find("PROCESSING_LIMIT")
     except Image.DecompressionBombError:
@@ -67,31 +83,41 @@ def decode(data: bytes, header: Header, *, short_side_px: int) -> Decoded | Find
         return find("FILE_TRUNCATED" if "truncated" in str(problem).lower() else "FILE_CORRUPT")
 
 
-def _decode(data: bytes, header: Header, *, short_side_px: int) -> Decoded | Finding:
-    with Image.open(io.BytesIO(data), formats=[header.format.upper()]) as image:
-        if image.size != (header.width_px, header.height_px):
-            return find(
-                "FILE_CORRUPT"
-            )  # two readers of one header must agree, or a limit was checked on the wrong size
-        if header.format == "png" and getattr(image, "is_animated", False):
-            return find("ANIMATED")
-        if image.mode in _REFUSED_MODES:
-            return find(_REFUSED_MODES[image.mode])
-        icc = image.info.get("icc_profile") or b""
-        scale = _draft(image, header, short_side_px=short_side_px)
-        image.load()
-        orientation = _orientation(image)
-        upright = _upright(_on_white(image), orientation)
-    return Decoded(image=upright, icc=icc, draft_scale=scale, orientation=orientation)
+def _decode(data: bytes, header: Header, *, scale: int) -> Decoded | Finding:
+    opened = _opened(data, header)
+    if not _same_size(opened, header):
+        return find("FILE_CORRUPT")
+    if header.format == "png" and getattr(opened, "is_animated", False):
+        return find("ANIMATED")
+    if opened.mode in _REFUSED_MODES:
+        return find(_REFUSED_MODES[opened.mode])
+    icc = opened.info.get("icc_profile") or b""
+    if scale > 1:
+        opened.draft("RGB", (header.width_px // scale, header.height_px // scale))
+    opened.load()
+    orientation = _orientation(opened)
+    image = _on_white(opened)
+    del opened  # of a large PNG there is room for two copies, not for three
+    return Decoded(image=_upright(image, orientation), icc=icc, draft_scale=scale, orientation=orientation)
 
 
-def _draft(image: Image.Image, header: Header, *, short_side_px: int) -> int:
-    if header.format != "jpeg":
-        return 1
-    short = min(header.width_px, header.height_px)
-    scale = next((s for s in _DRAFT_SCALES if short // s >= short_side_px), 1)
-    image.draft("RGB", (header.width_px // scale, header.height_px // scale))
-    return scale
+def reads(kind: Format) -> bool:
+    """Whether this installation can decode a format: HEIC needs the extra `heic`."""
+    return kind != "heic" or importlib.util.find_spec("pi_heif") is not None
+
+
+def _opened(data: bytes, header: Header) -> Image.Image:
+    if header.format == "heic":
+        import pi_heif
+
+        pi_heif.register_heif_opener(thumbnails=False, depth_images=False, aux_images=False, decode_threads=1)
+    return Image.open(io.BytesIO(data), formats=[_PILLOW_NAMES[header.format]])
+
+
+def _same_size(image: Image.Image, header: Header) -> bool:
+    """Two readers of one header must agree, or a limit was checked on the wrong size. A HEIC is turned as it is opened."""
+    said, seen = (header.width_px, header.height_px), image.size
+    return seen == said or (header.format == "heic" and seen == said[::-1])
 
 
 def _orientation(image: Image.Image) -> int:
@@ -111,9 +137,8 @@ def _on_white(image: Image.Image) -> Image.Image:
     if not image.has_transparency_data:
         return image if image.mode == "RGB" else image.convert("RGB")
     layered = image if image.mode == "RGBA" else image.convert("RGBA")
-    white = Image.new("RGB", layered.size, (255, 255, 255))
-    white.paste(layered, mask=layered.getchannel("A"))
-    return white
+    layered.paste((255, 255, 255, 255), mask=ImageChops.invert(layered.getchannel("A")))
+    return layered.convert("RGB")
 
 
 def to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, Finding | None]:
@@ -121,8 +146,13 @@ def to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, Finding | None
     if not icc:
         return image, None
     try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        converted = ImageCms.profileToProfile(image, source, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        return ImageCms.applyTransform(image, _transform(icc)) or image, None
     except Exception:  # noqa: BLE001 - LittleCMS reports a bad profile as OSError, PyCMSError or ValueError
         return image, find("ICC_IGNORED")
-    return (image, find("ICC_IGNORED")) if converted is None else (converted, None)
+
+
+@lru_cache(maxsize=8)
+def _transform(icc: bytes) -> ImageCms.ImageCmsTransform:
+    """Cameras share a few profiles, and making a transform costs more than applying it to a small picture."""
+    source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+    return ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), "RGB", "RGB")

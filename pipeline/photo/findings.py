@@ -1,12 +1,12 @@
 """Every finding a photo can bring, with the words the applicant reads. The one place for codes and texts; knows no image.
 
-A code never changes once published. Codes marked `by="person"` are set in the console only: no code may raise them.
+A code never changes once published. Codes marked `by="person"` are set by whoever reviews a photo: no code may raise them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Literal
 
@@ -158,20 +158,42 @@ CATALOGUE: Mapping[str, Entry] = MappingProxyType({
 })  # fmt: skip
 
 
-def find(code: str, *, level: Level | None = None, measured: float | None = None, limit: str | None = None) -> Finding:
-    """The finding of a code, its texts filled in. `level` chooses where the catalogue allows several.
+def find(
+    code: str,
+    *,
+    level: Level | None = None,
+    measured: float | None = None,
+    limit: str | None = None,
+    by: By = "code",
+) -> Finding:
+    """The finding of a code, its texts filled in. `level` chooses where the catalogue allows several; `by` is who found it.
 
     Raises:
         KeyError: no such code, or its text needs a number that was not given.
-        ValueError: the code never has that level, or only a person may set it.
+        ValueError: the code never has that level, or is not for `by` to raise.
     """
     entry = CATALOGUE[code]
     chosen = level or entry.levels[0]
-    if chosen not in entry.levels or entry.by == "person":
-        raise ValueError(f"{code} is not raised by code at level {chosen}")
+    if chosen not in entry.levels or entry.by != by:
+        raise ValueError(f"{code} is not raised by {by} at level {chosen}")
+    return restored(code, chosen, measured, limit)
+
+
+def restored(code: str, level: Level, measured: float | None, limit: str | None) -> Finding:
+    """A finding as it was once written down, its texts filled in again.
+
+    Raises:
+        KeyError: no such code, or its text needs a number that was not given.
+    """
+    entry = CATALOGUE[code]
     given = {"measured": None if measured is None else f"{measured:g}", "limit": limit}
     words = {key: value for key, value in given.items() if value is not None}
-    return Finding(code, chosen, measured, limit, entry.zh.format(**words), entry.en.format(**words))
+    return Finding(code, level, measured, limit, entry.zh.format(**words), entry.en.format(**words))
+
+
+def confirmed(finding: Finding) -> Finding:
+    """What a program found, made a refusal by a person who looked."""
+    return replace(finding, level="reject")
 
 
 def worst_first(findings: Iterable[Finding]) -> tuple[Finding, ...]:
@@ -195,3 +217,21 @@ def as_reason(finding: Finding) -> Reason:
         measured=finding.measured,
         limit=finding.limit,
     )
+
+
+def document() -> str:
+    """`docs/photo-findings.md`, whole."""
+    lines = [
+        "# Findings of a photo",
+        "",
+        "Generated from `pipeline/photo/findings.py` by `make docs`; a test compares the two. Do not edit.",
+        "",
+        "`{measured}` and `{limit}` are filled in. A code with two levels has the one its limit says. Those set by a person come from",
+        "`zhika photo review refuse`.",
+        "",
+        "| code | level | set by | 中文 | English |",
+        "|---|---|---|---|---|",
+    ]
+    for code, entry in CATALOGUE.items():
+        lines.append(f"| `{reason_code(code)}` | {', '.join(entry.levels)} | {entry.by} | {entry.zh} | {entry.en} |")
+    return "\n".join(lines) + "\n"

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 
-from pipeline.photo.decode import decode
+from pipeline.photo.decode import decode, draft_scale
 from pipeline.photo.findings import Finding
 from pipeline.photo.profile import InputLimits
 from pipeline.photo.sniff import sniff
 
 QUALITY = 82
 LIMITS = InputLimits(
-    formats=("jpeg", "png"),
+    formats=("jpeg", "png", "heic"),
     bytes_max=20_000_000,
-    pixels_max=100_000_000,
+    pixels_max=64_000_000,
     pixels_max_undraftable=25_000_000,
     side_max_px=20_000,
     short_side_min_px=1,
@@ -28,7 +28,7 @@ def thumbnail(data: bytes, *, side_px: int) -> bytes | None:
     header = sniff(data, limits=LIMITS)
     if isinstance(header, Finding):
         return None
-    decoded = decode(data, header, short_side_px=side_px)
+    decoded = decode(data, header, scale=draft_scale(header, short_side_px=side_px))
     if isinstance(decoded, Finding):
         return None
     small = decoded.image.convert("RGB")

@@ -1,0 +1,187 @@
+"""The person on a small levelled tile about the face: how high the hair reaches, and where the source cuts the person.
+
+The tile is the segmentation model's own size, so its mask is never resampled before it is measured. Lengths are in face widths
+(fw) from the midpoint between the eyes unless they say otherwise.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter
+
+from pipeline.photo.layout import Frame, Room
+from pipeline.photo.pose import Pose, inverse, similarity
+from pipeline.photo.profile import PhotoProfile
+from pipeline.photo.resample import view
+from pipeline.photo.result import Matrix
+from pipeline.photo.tally import mean_colour, step_from, tally
+from pipeline.photo.vision import PERSON_SIDE, Vision
+
+SPAN_FW = 3.25
+"""The tile's side."""
+ABOVE_FW = 1.6
+"""How much of the tile lies above the eyes: high hair must be seen to be cut knowingly."""
+UNIT = PERSON_SIDE / SPAN_FW
+"""Tile pixels a face width."""
+
+_EYE_ROW = round(ABOVE_FW * UNIT)
+_MIDDLE = PERSON_SIDE // 2
+_MIXED_PX = 2
+_PAD = 64
+_SHOULDER_FW = 0.83  # half a picture whose face is the widest common one
+_SURE = 0.5
+# All given for a face 207 px wide; the tile is coarser by this.
+_GRAIN = UNIT / 207
+_CROWN_HALF_PX, _CROWN_SHARE = 120, 0.08
+_HAIR_HALF_PX, _HAIR_RUN_PX, _HAIR_STEP = 100, 8, 40
+_TOP_HALF_PX, _TOP_SHARE, _SIDE_SHARE = 100, 0.10, 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Person:
+    """What the tile shows, `PERSON_SIDE` square: `mask` (0 to 1), `inside` (the source is there), `free` (neither the person nor
+    next to it), and `matrix` from the tile to the image. `room` is what the source offers to the frame."""
+
+    mask: NDArray[np.float32]
+    inside: NDArray[np.bool_]
+    free: NDArray[np.bool_]
+    matrix: Matrix
+    room: Room
+
+    def cut_at_top(self, frame: Frame) -> bool:
+        """Whether the source ends inside the frame's top with the person on its outermost row."""
+        rows, _ = _region(frame)
+        half = max(1, round(_TOP_HALF_PX * _GRAIN))
+        inside = self.inside[rows, _MIDDLE - half : _MIDDLE + half]
+        mask = self.mask[rows, _MIDDLE - half : _MIDDLE + half]
+        return _on_edge(inside, mask, axis=0) > _TOP_SHARE
+
+    def cut_at_left(self, frame: Frame) -> bool:
+        """Whether the source ends inside the frame's left with the person on its outermost column."""
+        return _on_edge(self.inside[_region(frame)], self.mask[_region(frame)], axis=1) > _SIDE_SHARE
+
+    def cut_at_right(self, frame: Frame) -> bool:
+        """Whether the source ends inside the frame's right with the person on its outermost column."""
+        inside, mask = self.inside[_region(frame)][:, ::-1], self.mask[_region(frame)][:, ::-1]
+        return _on_edge(inside, mask, axis=1) > _SIDE_SHARE
+
+
+def see(image: Image.Image, pose: Pose, vision: Vision, *, roll_deg: float, profile: PhotoProfile) -> Person:
+    """Look at the person of whom `pose` is the face, levelled by `roll_deg`."""
+    matrix = similarity(
+        scale=pose.width / UNIT, turn_deg=roll_deg, onto=pose.eye_mid, origin=(_MIDDLE, _EYE_ROW)
+    )  # fmt: skip
+    tile = view(image, matrix, (PERSON_SIDE, PERSON_SIDE), quality="quick")
+    mask = vision.person(np.asarray(tile))
+    inside = _inside(matrix, image.size)
+    free = inside & ~_grown(mask, profile.background.guard_px * UNIT / profile.face.width_target_px)
+    crown_row = _crown(mask, inside)
+    above_chin = _EYE_ROW + round(pose.length / pose.width * UNIT)
+    if (hair_row := _hair(tile, inside, free, above_chin, profile)) is not None:
+        crown_row = min(crown_row, hair_row)
+    room = Room(
+        crown=(_EYE_ROW - crown_row) / UNIT,
+        chin=pose.length / pose.width,
+        below=min(_reach(pose, roll_deg, image.size, start=x, down=True) for x in (-_SHOULDER_FW, 0, _SHOULDER_FW)),
+        left=_reach(pose, roll_deg - 180, image.size),
+        right=_reach(pose, roll_deg, image.size),
+    )
+    return Person(mask=mask, inside=inside, free=free, matrix=matrix, room=room)
+
+
+def _reach(pose: Pose, turn_deg: float, size: tuple[int, int], *, start: float = 0, down: bool = False) -> float:
+    """How far the source goes on from the eyes (from `start` beside them) along the eye line, or down across it."""
+    cos, sin = math.cos(math.radians(turn_deg)), math.sin(math.radians(turn_deg))
+    x, y = pose.eye_mid[0] + start * pose.width * cos, pose.eye_mid[1] + start * pose.width * sin
+    if start and not (0 <= x <= size[0] and 0 <= y <= size[1]):
+        return math.inf
+    steps = (-sin, cos) if down else (cos, sin)
+    ways = [
+        ((limit if step > 0 else 0) - at) / step
+        for at, step, limit in zip((x, y), steps, size, strict=True)
+        if abs(step) > 1e-9
+    ]
+    return max(0.0, min(ways)) / pose.width
+
+
+def _grown(mask: NDArray[np.float32], margin_px: float) -> NDArray[np.bool_]:
+    """The person with a margin all around."""
+    sure = Image.fromarray((mask > _SURE).astype(np.uint8) * 255)
+    return np.asarray(sure.filter(ImageFilter.BoxBlur(max(1, round(margin_px))))) > 0
+
+
+def _inside(matrix: Matrix, size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Where the tile shows the source alone: resampling mixes the white beyond its edge into the last pixels."""
+    a, b, c, d, e, f = matrix
+    at = np.arange(PERSON_SIDE) + 0.5
+    x, y = a * at[None, :] + b * at[:, None] + c, d * at[None, :] + e * at[:, None] + f
+    edge = _MIXED_PX * math.hypot(a, d)
+    return (x >= edge) & (y >= edge) & (x <= size[0] - edge) & (y <= size[1] - edge)
+
+
+def _crown(mask: NDArray[np.float32], inside: NDArray[np.bool_]) -> int:
+    half = round(_CROWN_HALF_PX * _GRAIN)
+    columns = slice(_MIDDLE - half, _MIDDLE + half)
+    counts = np.count_nonzero((mask[:_EYE_ROW, columns] > _SURE) & inside[:_EYE_ROW, columns], axis=1)
+    rows = np.flatnonzero(counts >= _CROWN_SHARE * 2 * half)
+    return int(rows[0]) if rows.size else _EYE_ROW
+
+
+def _hair(
+    tile: Image.Image, inside: NDArray[np.bool_], free: NDArray[np.bool_], above: int, profile: PhotoProfile
+) -> int | None:
+    """The first row with something that is not background, where the background is plain enough to tell."""
+    limits, marked = profile.background, Image.fromarray(free.astype(np.uint8) * 255)
+    marked.paste(0, (0, min(above, PERSON_SIDE), PERSON_SIDE, PERSON_SIDE))
+    luma = tally(tile.convert("L"), marked)[0]
+    if luma.size < limits.seen_min_px * _GRAIN * _GRAIN or luma.sd > limits.plain_luma_sd_max:
+        return None
+    half = round(_HAIR_HALF_PX * _GRAIN)
+    box = (_MIDDLE - half, 0, _MIDDLE + half, _EYE_ROW)
+    step = np.asarray(step_from(tile.crop(box), mean_colour(tile, marked)))
+    counts = np.count_nonzero((step > _HAIR_STEP) & inside[:_EYE_ROW, box[0] : box[2]], axis=1)
+    rows = np.flatnonzero(counts >= round(_HAIR_RUN_PX * _GRAIN))
+    return int(rows[0]) if rows.size else None
+
+
+def _region(frame: Frame) -> tuple[slice, slice]:
+    """The frame on the tile."""
+    fine = UNIT / frame.face_px
+    left, top = _MIDDLE - frame.eye_x * fine, _EYE_ROW - frame.eye_y * fine
+    rows = slice(max(0, round(top)), min(PERSON_SIDE, round(top + frame.height_px * fine)))
+    columns = slice(max(0, round(left)), min(PERSON_SIDE, round(left + frame.width_px * fine)))
+    return rows, columns
+
+
+def _on_edge(inside: NDArray[np.bool_], mask: NDArray[np.float32], *, axis: int) -> float:
+    """The share of lines along `axis` that enter the source only after their first pixel, and find the person there."""
+    first = inside.argmax(axis=axis)
+    at = np.arange(first.size)
+    there = mask[first, at] if axis == 0 else mask[at, first]
+    late = (first > _MIXED_PX + 1) & inside.any(axis=axis) & (there > _SURE)
+    return float(late.mean()) if late.size else 0.0
+
+
+def on_picture(values: NDArray[np.uint8], person: Person, frame_matrix: Matrix, size: tuple[int, int]) -> Image.Image:
+    """A tile of one channel as the finished picture sees it; its edge goes on where the tile ends.
+
+    `frame_matrix` takes the picture to the image, as `person.matrix` takes the tile.
+    """
+    a, b, c, d, e, f = _after(inverse(person.matrix), frame_matrix)
+    padded = Image.fromarray(np.pad(values, _PAD, mode="edge"))
+    moved = (a, b, c + _PAD, d, e, f + _PAD)
+    return view(padded, moved, size, outside=0)
+
+
+def _after(second: Matrix, first: Matrix) -> Matrix:
+    """The matrix that does `first`, then `second`."""
+    a, b, c, d, e, f = second
+    g, h, i, j, k, m = first
+    return (
+        a * g + b * j, a * h + b * k, a * i + b * m + c,
+        d * g + e * j, d * h + e * k, d * i + e * m + f,
+    )  # fmt: skip
