@@ -24,6 +24,13 @@ RUN_SECONDS = Histogram(
     ["stage"],
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
 )
+PHOTOS = Counter("zhika_photo", "Photos by result and worst finding", ["result", "finding"])
+PHOTO_SECONDS = Histogram(
+    "zhika_photo_seconds",
+    "Time the phases of a photo take",
+    ["phase"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
 INTAKE = Counter("zhika_intake", "Submissions taken in", ["face", "region", "result"])
 PUBLISHED = Counter("zhika_relay_published", "Work orders handed to the broker", ["result"])
 EXPIRED = Counter("zhika_claims_expired", "Leases that ended unsettled", ["stage"])
@@ -35,6 +42,7 @@ STAGE_OLDEST = Gauge("zhika_stage_oldest_seconds", "Age of the oldest row that c
 STAGE_PAUSED = Gauge("zhika_stage_paused", "1 while a stage is paused", ["stage"])
 BLANKS = Gauge("zhika_blanks", "Blanks by state", ["type", "location", "state"])
 ENCODER_STATE = Gauge("zhika_encoder_state", "1 for the state an encoder is in", ["encoder", "state"])
+ERASURE_OVERDUE = Gauge("zhika_erasure_overdue", "What should be erased and cannot be, a day or more")
 BUILD = Gauge("zhika_build_info", "The running release", ["version", "mode"])
 
 

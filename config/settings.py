@@ -89,6 +89,19 @@ class Workers(_Group):
     lease_s: Annotated[int, Field(ge=2)] | None = None
 
 
+class PhotoSettings(_Group):
+    """`processes` make photos for one worker, each `recycle_after` photos long and within `memory_mb` of address space.
+
+    One photo may take `cpu_s` of CPU time and `wall_s` in all.
+    """
+
+    processes: Annotated[int, Field(ge=1, le=64)] = Field(default_factory=lambda: min(2, len(os.sched_getaffinity(0))))
+    wall_s: Annotated[float, Field(gt=0)] = 10.0
+    cpu_s: Annotated[int, Field(ge=1)] = 3
+    memory_mb: Annotated[int, Field(ge=320)] = 768
+    recycle_after: Annotated[int, Field(ge=1)] = 500
+
+
 class Encoders(_Group):
     """`virtual`: cards are virtual, in `readers` readers side by side; otherwise PC/SC readers, those of `names` or all there are.
 
@@ -160,6 +173,7 @@ class Settings(BaseSettings):
     banks: dict[str, Bank] = {}
     accounts: Accounts = Accounts()
     workers: Workers = Workers()
+    photo: PhotoSettings = PhotoSettings()
     encoders: Encoders = Encoders()
     keys: Keys = Keys()
     metrics: Metrics = Metrics()

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from card_personalization.keys.base import KeyStore
     from card_personalization.profiles import CardProfile
     from pipeline.gateways.encoder import LocalEncoder
+    from pipeline.gateways.photo_pool import PhotoPool
+    from pipeline.photo.profile import PhotoProfile
 
 HERE = Path(__file__).parent
 SWITCH_S = 0.0005
@@ -114,12 +116,10 @@ class Installation:
 
                 return Validation()
             case "photo":
-                from pipeline.gateways.photo_local import LocalPhotoNormaliser
-                from pipeline.photo.profile import load_profile
+                from config.metered import MeteredPhotos
                 from pipeline.stages.photo import Photo
 
-                profiles = {path.stem: load_profile(path) for path in sorted((HERE / "photo").glob("*.toml"))}
-                return Photo(LocalPhotoNormaliser(profiles), objects=self.objects)
+                return Photo(MeteredPhotos(self.photo_normaliser), objects=self.objects, profiles=self.photo_profiles)
             case "account":
                 from pipeline.stages.account import Account
 
@@ -143,6 +143,35 @@ class Installation:
 
                 return Collection(self.context.calendar)
         raise Defect(f"no stage {name!r}: there are {', '.join(STAGES)}")
+
+    @cached_property
+    def photo_profiles(self) -> dict[str, PhotoProfile]:
+        """Pictures by the name of their profile.
+
+        Raises:
+            Defect: a profile is wrong.
+        """
+        from pipeline.photo.profile import load_profiles
+
+        return load_profiles(HERE / "photo")
+
+    @cached_property
+    def photo_normaliser(self) -> PhotoPool:
+        """This process's photo processes; none runs before there is a photo.
+
+        Raises:
+            Defect: a photo profile is wrong.
+        """
+        from pipeline.gateways.photo_pool import PhotoPool
+        from pipeline.gateways.photo_process import Limits
+
+        told = self.settings.photo
+        return PhotoPool(
+            self.photo_profiles,
+            processes=told.processes,
+            limits=Limits(cpu_s=told.cpu_s, wall_s=told.wall_s, memory_mb=told.memory_mb),
+            recycle_after=told.recycle_after,
+        )
 
     def _configured_bank(self, code: str) -> BankGateway:
         found = self._gateways.get(code)
@@ -253,6 +282,8 @@ class Installation:
         """Let go of everything that was built."""
         if "encoder" in self.__dict__:
             self.encoder.close()
+        if "photo_normaliser" in self.__dict__:
+            self.photo_normaliser.close()
         if "keys" in self.__dict__ and (release := getattr(self.keys, "close", None)) is not None:
             release()
         for gateway in self._gateways.values():

@@ -156,6 +156,19 @@ class Fees(_Value):
     receipt_to_collect: Sourced[bool]
 
 
+class Photo(_Value):
+    """The picture on the card (DL-16(2)): its profile in `config/photo`, what a person looks at, and how long photos are kept.
+
+    `hold_codes` are the warnings that hold a photo for an operator; `replace_background` allows another plain background to be
+    made white; `keep_days` counts from the application's end, then the upload and the picture are erased.
+    """
+
+    profile: Sourced[Text]
+    hold_codes: Sourced[tuple[Annotated[str, StringConstraints(pattern=r"^[A-Z]+(_[A-Z]+)*$")], ...]]
+    replace_background: Sourced[bool]
+    keep_days: Sourced[Positive]
+
+
 class Bank(_Value):
     """A cooperating bank as people and the card's face name it.
 
@@ -207,9 +220,9 @@ class Policy(_Value):
     fees: Fees
 
     banks: Mapping[str, Bank]
+    photo: Photo
     card_profile: Sourced[Text]
     card_profile_without_account: Sourced[Text]
-    photo_profile: Sourced[Text]
     card_number_prefix: Sourced[Annotated[str, StringConstraints(pattern=r"^[A-Z]{1,2}$")]]
     initialiser_tail: Sourced[Annotated[str, StringConstraints(pattern=r"^[0-9]{8}$")]]
     bundle_size: Sourced[Positive]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Literal, Protocol
 
-from pipeline.errors import OutcomeUnknown, TransientError
+from pipeline.errors import Defect, OutcomeUnknown, TransientError
 from pipeline.person import Agent, Person
+from pipeline.photo.result import Adjust, Normalised
 
 # --------------------------------------------------------------------------------------------------------------- bank
 
@@ -81,23 +82,39 @@ class BankGateway(Protocol):
 class ObjectStore(Protocol):
     """Bytes under a name made from their content; encrypted at rest; erasable.
 
-    `put` is idempotent and durable when it returns. `get` raises `NotFound` for what was erased or never kept.
+    `put` is idempotent and durable when it returns; putting the same bytes again counts as a use. Who puts commits its reference
+    soon after. `get` raises `NotFound` for what was erased or never kept.
+    `erase` leaves an object alone that was put within `unused_for`, since its reference may not be committed yet (`in_use`); else
+    nothing is left under the name (`erased`, or `absent` when nothing was). Putting and erasing at once never loses what was put.
+    Raises: `TransientError` when the store cannot be reached; nothing is told of the object then.
     """
 
     def put(self, data: bytes) -> str: ...
 
     def get(self, name: str) -> bytes: ...
 
-    def erase(self, name: str) -> bool: ...
+    def erase(self, name: str, *, unused_for: timedelta) -> Literal["erased", "absent", "in_use"]: ...
 
 
 # -------------------------------------------------------------------------------------------------------------- photo
 
 
 class PhotoNormaliser(Protocol):
-    """Photos in, pictures for the card out; one broken photo never harms another."""
+    """Photos in, pictures for the card out; one broken photo never harms another.
 
-    def normalise(self, photos: Mapping[str, bytes], *, profile: str) -> Mapping[str, object]: ...
+    `normalise` answers every id: `Normalised`, or the `Defect` that is this photo's alone. `replace_background` allows a plain
+    background of another colour to be replaced, whatever the profile says; `adjust` moves the frame of all photos given.
+    Raises: `Defect` when the installation has no such profile, `TransientError` when no photo can be made at present.
+    """
+
+    def normalise(
+        self,
+        photos: Mapping[str, bytes],
+        *,
+        profile: str,
+        replace_background: bool = False,
+        adjust: Adjust | None = None,
+    ) -> Mapping[str, Normalised | Defect]: ...
 
 
 # ------------------------------------------------------------------------------------------------------------ encoder

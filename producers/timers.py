@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from config import metrics
 from pipeline.errors import TransientError
-from pipeline.services import encoders, sweep
+from pipeline.services import encoders, erase, sweep
 from pipeline.services.context import Context
 from pipeline.stages.registry import RECONCILERS
 from pipeline.store import control, outbox, timers, views
@@ -17,6 +18,7 @@ from pipeline.store import control, outbox, timers, views
 log = logging.getLogger("zhika.timers")
 EVERY_S = 1.0
 FIGURES_EVERY = 10
+ERASE_EVERY_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,15 +47,29 @@ class Timers:
 
     def _lead(self, stopping: threading.Event, leads: Callable[[], bool]) -> None:
         rounds = 0
+        erasing = self._erasing()
         while not stopping.is_set() and leads():
             swept = sweep.sweep(self.context, RECONCILERS)
             for stage, count in swept.expired.items():
                 metrics.EXPIRED.labels(stage).inc(count)
             if rounds % FIGURES_EVERY == 0:
                 self._figures()
+            next(erasing)
             rounds += 1
             if not swept.busy:
                 stopping.wait(self.every_s)
+
+    def _erasing(self) -> Iterator[None]:
+        """Every hour all that is due for erasure, one small batch a round, so that nothing else waits for the disk."""
+        while True:
+            began = time.monotonic()
+            overdue = 0
+            for done in erase.erase(self.context, actor="sweeper"):
+                overdue += done.overdue
+                yield
+            metrics.ERASURE_OVERDUE.set(overdue)
+            while time.monotonic() - began < ERASE_EVERY_S:
+                yield
 
     def _figures(self) -> None:
         now = self.context.now()

@@ -3,26 +3,35 @@
 A name is a keyed digest (HMAC-SHA-256). A plain digest would do for finding bytes again, but whoever holds a photo of somebody
 could then tell from a directory listing or a backup whether that person has a card; without the key a name says nothing.
 
-Equal bytes have one object. Who erases must therefore know that nobody else refers to it.
+Equal bytes have one object. Who erases must therefore know that nobody else refers to it, and may not see somebody who has just put
+the bytes again and is about to commit a reference: so an object remembers when it was last put.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import os
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from pipeline.clock import Clock, SystemClock
 from pipeline.errors import Defect, NotFound, TransientError
 
 _NAME = re.compile(r"[0-9a-f]{64}")
 _KEY_BYTES = 32
 _VERSION = b"\x01"
 _NONCE_BYTES = 12  # NIST SP 800-38D, 8.2
+_LOCK = ".lock"
 _FAN_OUT = 3  # hex digits: 4096 directories, so twenty million objects are five thousand a directory
 
 
@@ -39,14 +48,19 @@ def _not_found() -> NotFound:
 class ObjectMemory:
     """`ports.ObjectStore` in memory, for tests and the demo: same names, nothing on disk."""
 
-    def __init__(self, *, key: bytes) -> None:
-        """Raises `ValueError` when the key is not 32 bytes."""
+    def __init__(self, *, key: bytes, clock: Clock | None = None) -> None:
+        """`clock` tells when objects were put; it may be exchanged. Raises `ValueError` when the key is not 32 bytes."""
+        self.clock: Clock = clock or SystemClock()
         self._naming = _subkey(key, "name")
         self._objects: dict[str, bytes] = {}
+        self._put_at: dict[str, datetime] = {}
+        self._lock = threading.Lock()
 
     def put(self, data: bytes) -> str:
         name = hmac.new(self._naming, data, hashlib.sha256).hexdigest()
-        self._objects[name] = bytes(data)
+        with self._lock:
+            self._objects[name] = bytes(data)
+            self._put_at[name] = self.clock.now()
         return name
 
     def get(self, name: str) -> bytes:
@@ -55,8 +69,14 @@ class ObjectMemory:
             raise _not_found()
         return self._objects[name]
 
-    def erase(self, name: str) -> bool:
-        return self._objects.pop(name, None) is not None
+    def erase(self, name: str, *, unused_for: timedelta) -> Literal["erased", "absent", "in_use"]:
+        with self._lock:
+            if name not in self._objects:
+                return "absent"
+            if self.clock.now() - self._put_at[name] < unused_for:
+                return "in_use"
+            del self._objects[name], self._put_at[name]
+        return "erased"
 
 
 class ObjectDirectory:
@@ -64,11 +84,15 @@ class ObjectDirectory:
 
     A file is `1 B version ‖ 12 B nonce ‖ AES-256-GCM ciphertext and tag`, bound to its name: bytes copied over another object
     do not open. It is written beside its place, flushed and renamed, so a crash leaves the whole object or none.
+
+    Its modification time is that of its last put. One lock for all processes of the installation (`flock`, gone with its holder)
+    keeps a put from renewing that time between the look at it and the removal. A new object needs no lock: its time is new.
     """
 
-    def __init__(self, root: Path, *, key: bytes) -> None:
-        """Raises `ValueError` when the key is not 32 bytes."""
+    def __init__(self, root: Path, *, key: bytes, clock: Clock | None = None) -> None:
+        """`clock` is compared with the file system's. Raises `ValueError` when the key is not 32 bytes."""
         self._root = root
+        self._clock: Clock = clock or SystemClock()
         self._naming = _subkey(key, "name")
         self._cipher = AESGCM(_subkey(key, "seal"))
 
@@ -81,7 +105,7 @@ class ObjectDirectory:
         name = hmac.new(self._naming, data, hashlib.sha256).hexdigest()
         place = self._place(name)
         try:
-            if not place.exists():
+            if not (place.exists() and self._renewed(place)):
                 self._make_room(place.parent)
                 self._write(place, self._seal(name, data))
             _flush_directory(place.parent)  # also for one already there: its writer may have died before this line
@@ -105,21 +129,53 @@ class ObjectDirectory:
             raise TransientError(f"the object store cannot be read: {problem.strerror}") from problem
         return self._open(name, sealed)
 
-    def erase(self, name: str) -> bool:
-        """Remove an object for good; False when there was none.
+    def erase(self, name: str, *, unused_for: timedelta) -> Literal["erased", "absent", "in_use"]:
+        """Remove an object for good, unless it was put within `unused_for`; the removal is on the disk when it returns.
 
         Raises:
-            TransientError: the disk cannot be written.
+            TransientError: the disk cannot be written, or the whole store is not there (a disk that is not mounted).
         """
         try:
             place = self._place(name)
-            place.unlink()
-            _flush_directory(place.parent)
-        except (NotFound, FileNotFoundError):
-            return False
+        except NotFound:
+            return "absent"
+        try:
+            with self._locked():
+                outcome = self._removed(place, unused_for)
+            if outcome != "in_use" and place.parent.is_dir():
+                _flush_directory(place.parent)  # also when it was gone: who removed it may have died before this line
         except OSError as problem:
             raise TransientError(f"the object store cannot be written: {problem.strerror}") from problem
+        return outcome
+
+    def _removed(self, place: Path, unused_for: timedelta) -> Literal["erased", "absent", "in_use"]:
+        try:
+            with place.open("rb") as file:  # a network file system tells the true time of an opened file only
+                put_at = os.fstat(file.fileno()).st_mtime
+        except FileNotFoundError:
+            return "absent"
+        if self._clock.now().timestamp() - put_at < unused_for.total_seconds():
+            return "in_use"
+        place.unlink()
+        return "erased"
+
+    def _renewed(self, place: Path) -> bool:
+        with self._locked():
+            try:
+                os.utime(place)
+            except FileNotFoundError:  # erased a moment ago
+                return False
         return True
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        handle = os.open(self._root / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            yield
+        finally:
+            fcntl.flock(handle, fcntl.LOCK_UN)  # closing would not do where another thread has forked meanwhile
+            os.close(handle)
 
     def _place(self, name: str) -> Path:
         if not _NAME.fullmatch(name):

@@ -32,6 +32,8 @@ _UPRIGHT: Mapping[int, Image.Transpose] = MappingProxyType(
     }
 )
 
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+
 # Mode → why it is refused. `convert()` of the 16-bit ones would clip to white.
 _REFUSED_MODES: Mapping[str, str] = MappingProxyType(
     {
@@ -49,18 +51,15 @@ _PILLOW_NAMES: Mapping[Format, str] = MappingProxyType({"jpeg": "JPEG", "png": "
 class Decoded:
     """An upright RGB image, its colour profile (may be empty), and what was done to get it.
 
-    `draft_scale` is how much smaller than the file the decoder made it; `orientation` the EXIF value that was honoured.
+    `draft_scale` is how much smaller than the file the decoder made it; `orientation` the EXIF value that was honoured;
+    `sideways` whether width and height have changed places since the header.
     """
 
     image: Image.Image
     icc: bytes
     draft_scale: int
     orientation: int
-
-    @property
-    def sideways(self) -> bool:
-        """Whether width and height changed places."""
-        return self.orientation in (5, 6, 7, 8)
+    sideways: bool
 
 
 def draft_scale(header: Header, *, short_side_px: float) -> int:
@@ -92,13 +91,16 @@ def _decode(data: bytes, header: Header, *, scale: int) -> Decoded | Finding:
     if opened.mode in _REFUSED_MODES:
         return find(_REFUSED_MODES[opened.mode])
     icc = opened.info.get("icc_profile") or b""
+    turned_by_decoder = opened.size != (header.width_px, header.height_px)
     if scale > 1:
         opened.draft("RGB", (header.width_px // scale, header.height_px // scale))
     opened.load()
     orientation = _orientation(opened)
     image = _on_white(opened)
     del opened  # of a large PNG there is room for two copies, not for three
-    return Decoded(image=_upright(image, orientation), icc=icc, draft_scale=scale, orientation=orientation)
+    sideways = turned_by_decoder != (orientation in _SIDEWAYS)
+    upright = _upright(image, orientation)
+    return Decoded(image=upright, icc=icc, draft_scale=scale, orientation=orientation, sideways=sideways)
 
 
 def reads(kind: Format) -> bool:

@@ -19,6 +19,7 @@ from pipeline.errors import Defect
 from pipeline.photo.vision import MESH_SIDE, PERSON_SIDE, Mesh, Pixels, Seen
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when the library is loaded
 
 import onnxruntime  # type: ignore[import-untyped, unused-ignore]
 from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped, unused-ignore]

@@ -35,7 +35,7 @@ def view(
     the image is dense.
     """
     a, b, c, d, e, f = matrix
-    if abs(b) < _UPRIGHT and abs(d) < _UPRIGHT and quality != "quick":
+    if a > 0 and abs(b) < _UPRIGHT and abs(d) < _UPRIGHT and quality != "quick":
         kind = Image.Resampling.LANCZOS if quality == "fine" else Image.Resampling.BILINEAR
         source, box = _holding(image, (c, f, c + a * size[0], f + e * size[1]), outside)
         return source.resize(size, kind, box=box, reducing_gap=_GAP)

@@ -13,6 +13,8 @@ from pipeline.photo.findings import Finding
 
 Point = tuple[float, float]
 Matrix = tuple[float, float, float, float, float, float]
+PHASES = ("sniff", "decode", "face", "person", "cut", "measure", "background", "encode", "total")
+"""The names in `Normalised.timings_ms`, in order; a photo that is refused early has the first of them and the total."""
 Background = Literal["kept", "whitened", "replaced"]
 
 

@@ -34,5 +34,5 @@ def thumbnail(data: bytes, *, side_px: int) -> bytes | None:
     small = decoded.image.convert("RGB")
     small.thumbnail((side_px, side_px))
     out = io.BytesIO()
-    small.save(out, "JPEG", quality=QUALITY)
+    small.save(out, "JPEG", quality=QUALITY, comment=b"")  # or the comment of the upload comes along
     return out.getvalue()

@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pipeline import transitions
+from pipeline.application import Application
 from pipeline.errors import Defect, NotFound
 from pipeline.outcomes import Advance, Hold, Reason, Wait
 from pipeline.policy import Policy
@@ -294,27 +295,12 @@ def _write(
         if isinstance(d.outcome, Advance) or (isinstance(d.outcome, Wait) and _calm(d.outcome))
     )
     ours = applications.settle(tx, moves, token=token, now=now, fresh=fresh)
-    told = [fact for i, decision in decisions.items() if i in ours for fact in decision.facts]
-    facts.write(tx, told, now=now)
-    applications.record(
-        tx,
-        [
-            {
-                "application_id": i,
-                "frm": steps[i].case.application.status,
-                "to": moves[i].status,
-                "outcome": type(decisions[i].outcome).__name__.lower(),
-                "why": moves[i].why,
-                "attempt": steps[i].case.application.attempts,
-            }
-            for i in sorted(ours)
-        ],
-        stage=stage.name,
-        now=now,
-        actor=worker,
-    )
-    if any(moves[i].work == "ready" for i in ours):
-        tx.nudge()
+    moved = [
+        Moved(application=steps[i].case.application, decision=decisions[i], move=moves[i])
+        for i in decisions
+        if i in ours
+    ]
+    write_down(tx, moved, stage=stage.name, now=now, actor=worker)
     return [
         Settled(
             lane=steps[i].case.application.lane,
@@ -322,6 +308,39 @@ def _write(
         )
         for i, decision in decisions.items()
     ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moved:
+    """A row that a decision has moved; `application` as it stood before."""
+
+    application: Application
+    decision: Decision
+    move: transitions.Move
+
+
+def write_down(tx: Tx, moved: Sequence[Moved], *, stage: str, now: datetime, actor: str) -> None:
+    """What goes with moves that are written: facts, history, and word to the relay. A person's decision is written down likewise."""
+    facts.write(tx, [fact for one in moved for fact in one.decision.facts], now=now)
+    applications.record(
+        tx,
+        [
+            {
+                "application_id": one.application.id,
+                "frm": one.application.status,
+                "to": one.move.status,
+                "outcome": type(one.decision.outcome).__name__.lower(),
+                "why": one.move.why,
+                "attempt": one.application.attempts,
+            }
+            for one in sorted(moved, key=lambda one: one.application.id)
+        ],
+        stage=stage,
+        now=now,
+        actor=actor,
+    )
+    if any(one.move.work == "ready" for one in moved):
+        tx.nudge()
 
 
 def parking(status: str, reason: Reason, *, now: datetime) -> Hold | Wait:

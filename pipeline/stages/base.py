@@ -33,7 +33,8 @@ Reconciler = Literal["none", "worker", "station"]
 #   card      CardFact | None      the application's unvoided card
 #   timers    tuple[TimerFact,...] clocks of the application that are due
 #   photo     bytes                the upload (from the object store, after the claim)
-Need = Literal["register", "account", "calls", "blank", "card", "timers", "photo"]
+#   picture   PictureFact | None   the picture that a person approved
+Need = Literal["register", "account", "calls", "blank", "card", "timers", "photo", "picture"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +100,14 @@ class TimerFact:
     id: str
     kind: str
     due_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PictureFact:
+    """The approved picture of an application, and the upload that it was made from: names of objects."""
+
+    name: str
+    original: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

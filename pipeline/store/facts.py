@@ -18,8 +18,8 @@ from pipeline.stages.base import Fact, Intent, Need, RegisterFacts
 from pipeline.stages.collection import CollectBy, Emit, TimerFired, TimerSet
 from pipeline.stages.dispatch import Packed
 from pipeline.stages.personalisation import BlankQuarantined, BlankReturned, BlankSpoiled, CardProduced, TakeBlank
-from pipeline.stages.photo import PhotoNormalised
-from pipeline.store import accounts, custody, outbox, stock, timers
+from pipeline.stages.photo import PhotoJudged
+from pipeline.store import accounts, custody, outbox, photos, stock, timers
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx, given, params
 from pipeline.store.types import Instant
@@ -44,6 +44,7 @@ _LOADERS: Mapping[str, tuple[Loader, Any]] = {
     "blank": (lambda tx, ids, _: stock.reserved(tx, ids), None),
     "card": (lambda tx, ids, _: stock.cards_of(tx, ids), None),
     "timers": (lambda tx, ids, now: timers.due_for(tx, ids, now=now), ()),
+    "picture": (lambda tx, ids, _: photos.approved(tx, ids), None),
 }
 
 
@@ -79,14 +80,6 @@ def intend(tx: Tx, wanted: Mapping[str, Intent], *, now: datetime) -> dict[str, 
 # ------------------------------------------------------------------------------------------------------------ writing
 
 
-def _photo(tx: Tx, facts: Sequence[PhotoNormalised], *, now: datetime) -> None:
-    rows = given(tx, _ID, Column("name", Text))
-    tx.conn.execute(
-        update(t.submissions).where(t.submissions.c.id == rows.c.id).values(photo_result=rows.c.name),
-        {"given": params([{"id": f.application_id, "name": f.object_name} for f in facts])},
-    )
-
-
 def _collect_by(tx: Tx, facts: Sequence[CollectBy], *, now: datetime) -> None:
     rows = given(tx, _ID, Column("at", Instant))
     tx.conn.execute(
@@ -109,7 +102,7 @@ def _fired(tx: Tx, facts: Sequence[TimerFired], *, now: datetime) -> None:
 
 # Written in this order, whatever the order they were told in: what others refer to comes first, events last.
 _WRITERS: tuple[tuple[tuple[type[Fact], ...], Callable[..., None]], ...] = (
-    ((PhotoNormalised,), _photo),
+    ((PhotoJudged,), photos.write),
     ((CallSettled,), accounts.write_settled),
     ((AccountOpened,), accounts.write_opened),
     ((BlankSpoiled, BlankReturned, BlankQuarantined), stock.write_blanks),

@@ -122,6 +122,21 @@ Index(
     sqlite_where=text("batch_id IS NOT NULL"),
 )
 
+# By the name of the object: what is due for erasure, and who else names it.
+Index(
+    "ix_submissions_photo_original",
+    submissions.c.photo_original,
+    submissions.c.id,
+    postgresql_where=text("photo_original <> ''"),
+    sqlite_where=text("photo_original <> ''"),
+)
+Index(
+    "ix_submissions_photo_result",
+    submissions.c.photo_result,
+    postgresql_where=text("photo_result IS NOT NULL"),
+    sqlite_where=text("photo_result IS NOT NULL"),
+)
+
 applications = Table(
     "applications",
     metadata,
@@ -203,6 +218,72 @@ transitions = Table(
     Column("actor", Text, nullable=False),
 )
 Index("ix_transitions_application", transitions.c.application_id, transitions.c.seq)
+
+# What the newest run made of an application's photo, and what a person decided. Of a photo that was erased, `original` is empty
+# and `picture` is null.
+photos = Table(
+    "photos",
+    metadata,
+    Column("application_id", Text, ForeignKey("applications.id"), primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("original", Text, nullable=False),
+    Column("picture", Text),
+    Column("profile", Text, nullable=False),
+    Column("profile_version", Text, nullable=False),
+    Column("background", Text),
+    Column("width_px", Integer),
+    Column("height_px", Integer),
+    Column("quality", Integer),
+    Column("bytes", Integer),
+    Column("findings", Json, nullable=False),
+    Column("measures", Json, nullable=False),
+    Column("geometry", Json),
+    Column("adjust", Json),
+    Column("run_at", Instant, nullable=False),
+    Column("decided_by", Text),
+    Column("decided_at", Instant),
+    Column("note", Text),
+    _one_of("state", ("normalised", "review", "approved", "rejected")),
+    _one_of("background", ("kept", "whitened", "replaced")),
+    CheckConstraint("state = 'rejected' OR picture IS NOT NULL OR original = ''", name="pictured"),
+    CheckConstraint(
+        "picture IS NULL OR (background IS NOT NULL AND width_px IS NOT NULL AND height_px IS NOT NULL"
+        " AND quality IS NOT NULL AND bytes IS NOT NULL AND bytes > 0)",
+        name="measured",
+    ),
+    CheckConstraint(
+        "(decided_by IS NULL) = (decided_at IS NULL) AND (decided_by IS NULL) = (note IS NULL)", name="signed"
+    ),
+    CheckConstraint("state <> 'approved' OR decided_by IS NOT NULL", name="approved"),
+    CheckConstraint("state NOT IN ('normalised', 'review') OR decided_by IS NULL", name="undecided"),
+)
+Index(
+    "ix_photos_review",
+    photos.c.application_id,
+    postgresql_where=text("state = 'review'"),
+    sqlite_where=text("state = 'review'"),
+)
+Index(
+    "ix_photos_original",
+    photos.c.original,
+    postgresql_where=text("original <> ''"),
+    sqlite_where=text("original <> ''"),
+)
+Index(
+    "ix_photos_picture",
+    photos.c.picture,
+    postgresql_where=text("picture IS NOT NULL"),
+    sqlite_where=text("picture IS NOT NULL"),
+)
+
+# Objects that their application has let go of, a picture for a newer one or all of them after its end: to be erased, unless a row names them.
+objects_retired = Table(
+    "objects_retired",
+    metadata,
+    Column("application_id", Text, ForeignKey("applications.id"), primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("retired_at", Instant, nullable=False),
+)
 
 stage_control = Table(
     "stage_control",
@@ -435,6 +516,18 @@ Index(
     unique=True,
     postgresql_where=text("status <> 'voided'"),
     sqlite_where=text("status <> 'voided'"),
+)
+Index(
+    "ix_cards_face",
+    cards.c.face,
+    postgresql_where=text("face IS NOT NULL"),
+    sqlite_where=text("face IS NOT NULL"),
+)
+Index(
+    "ix_cards_with_face",
+    cards.c.application_id,
+    postgresql_where=text("face IS NOT NULL"),
+    sqlite_where=text("face IS NOT NULL"),
 )
 Index("ix_cards_person", cards.c.person_id)
 Index("ix_cards_bundle", cards.c.bundle_id)

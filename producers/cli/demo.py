@@ -24,8 +24,9 @@ from pipeline.person import mask_name, mask_number
 from pipeline.photo.thumbnail import thumbnail
 from pipeline.services import stock as stocking
 from pipeline.states import public_status
-from pipeline.store import applications, audit, custody, outbox, stock, views
-from producers.cli.report import CaseStory, Event, RefusedRow, RegionRow, Story, region_table, write_report
+from pipeline.store import applications, audit, custody, outbox, photos, stock, views
+from pipeline.store.photos import KeptPhoto
+from producers.cli.report import CaseStory, Event, PhotoStory, RefusedRow, RegionRow, Story, region_table, write_report
 from producers.embedded import embedded, wait_quiet
 from producers.file_intake import Taken, take_file
 from producers.simulators.bank import BankServer
@@ -34,7 +35,7 @@ from producers.simulators.outlet import Outlets, nine_in_ten
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=SHANGHAI)
 """Monday morning in an ordinary week of a year whose holidays are published."""
-THUMBNAIL_PX = 260
+THUMBNAIL_PX = 420
 UNREADABLE_BYTES = 1000
 """What the report gets of an upload that is no picture: enough to say so."""
 SPOILS = frozenset({7})
@@ -303,6 +304,7 @@ class Demo:
             claimed = applications.load(tx, [application_id])[application_id]
             steps = views.history(tx, application_id)
             card = views.card_row(tx, application_id)
+            kept = photos.of(tx, application_id)
         app, row = claimed.application, claimed.row
         _, zh, en = public_status(app.status, held_from=row.held_from, ending=row.ending)
         face = None
@@ -328,7 +330,8 @@ class Demo:
             blank_serial=card.blank_serial if card else None,
             card_number_masked=mask_number(card.card_number, head=2, tail=2) if card else None,
             photo_before=_thumbnail(installation, app.photo_original),
-            photo_after=_thumbnail(installation, app.photo_result),
+            photo_after=None if kept is None else _stored(installation, kept.picture),
+            photo=None if kept is None else _photo(installation, kept),
             face=face,
             verified_fields=("姓名", "社会保障号码", "卡号", "有效期") if card else (),
             timeline=[
@@ -347,12 +350,21 @@ class Demo:
         )
 
 
-def _thumbnail(installation: Installation, name: str | None) -> bytes | None:
-    """A small JPEG of a kept photo; None when there is none, the bytes themselves when they are no picture."""
+def _photo(installation: Installation, kept: KeptPhoto) -> PhotoStory:
+    return PhotoStory(normalised=kept.made, profile=installation.photo_profiles[kept.profile])
+
+
+def _stored(installation: Installation, name: str | None) -> bytes | None:
+    """What the object store keeps under a name; None when there is no name, or nothing any more."""
     if not name:
         return None
     try:
-        data = installation.objects.get(name)
+        return installation.objects.get(name)
     except NotFound:
         return None
-    return thumbnail(data, side_px=THUMBNAIL_PX) or data[:UNREADABLE_BYTES]
+
+
+def _thumbnail(installation: Installation, name: str | None) -> bytes | None:
+    """A small JPEG of a kept photo; None when there is none, the bytes themselves when they are no picture."""
+    data = _stored(installation, name)
+    return None if data is None else thumbnail(data, side_px=THUMBNAIL_PX) or data[:UNREADABLE_BYTES]

@@ -25,7 +25,9 @@ from producers.cli import errors
 from producers.cli.blank import blank_app
 from producers.cli.card import card_app
 from producers.cli.encoder import encoder_app
+from producers.cli.erase import erase_app
 from producers.cli.keys import keys_app
+from producers.cli.photo import app as photo_app
 from producers.cli.terminal import DataDir, JsonFlag, Output
 from producers.cli.terminal import actor as _actor
 from producers.cli.terminal import console as _console
@@ -63,6 +65,7 @@ for name, sub in (
     ("outlet", outlet_app),
     ("blank", blank_app),
     ("encoder", encoder_app),
+    ("erase", erase_app),
     ("custody", custody_app),
     ("event", event_app),
     ("simulate", simulate_app),
@@ -70,6 +73,7 @@ for name, sub in (
     ("audit", audit_app),
     ("keys", keys_app),
     ("card", card_app),
+    ("photo", photo_app),
 ):
     app.add_typer(sub, name=name)
 

@@ -17,15 +17,18 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from rich import box
 from rich.table import Table
 
 from pipeline.clock import SHANGHAI, civil_date
-from pipeline.photo.decode import decode
+from pipeline.photo.decode import decode, draft_scale
 from pipeline.photo.findings import Finding
-from pipeline.photo.profile import InputLimits
+from pipeline.photo.profile import InputLimits, PhotoProfile
+from pipeline.photo.result import Normalised
 from pipeline.photo.sniff import sniff
 from pipeline.states import STAGES, STATUSES
+from producers.cli.photo_report import after, before
 
 INLINE_MAX_BYTES = 200_000
 """A picture above this is not put into the page; callers hand in thumbnails."""
@@ -48,11 +51,20 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class PhotoStory:
+    """What the photo stage measured, to be drawn on an application's photos; `profile` is the one it was judged by."""
+
+    normalised: Normalised
+    profile: PhotoProfile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class CaseStory:
     """One application from its receipt to its end. Names and numbers are masked by the caller.
 
-    `reasons` are (code, 中文, English, rule id or None). Photos are thumbnails of at most `INLINE_MAX_BYTES`; `face` is the
-    path of a PNG relative to the page. `timeline` is oldest first; its times, `received_at` and `due_at` are aware.
+    `reasons` are (code, 中文, English, rule id or None). Photos are thumbnails of at most `INLINE_MAX_BYTES`; where `photo` is there
+    `photo_after` is the picture itself. `face` is the path of a PNG relative to the page. `timeline` is oldest first; its times,
+    `received_at` and `due_at` are aware.
     """
 
     id: str
@@ -76,6 +88,7 @@ class CaseStory:
     face: str | None
     verified_fields: Sequence[str]
     timeline: Sequence[Event]
+    photo: PhotoStory | None = None
 
     def __repr__(self) -> str:
         return f"CaseStory({self.id}, {self.status})"
@@ -390,10 +403,34 @@ def _picture(data: bytes | None, absent: Words) -> Picture:
     header = sniff(data, limits=_SHOWN)
     if isinstance(header, Finding):
         return Picture(instead=_BAD_IMAGE)
-    decoded = decode(data, header, short_side_px=_SHOWN.draft_short_side_px)
+    decoded = decode(data, header, scale=draft_scale(header, short_side_px=_SHOWN.draft_short_side_px))
     if isinstance(decoded, Finding) and decoded.code not in _SHOWN_ALL_THE_SAME:
         return Picture(instead=_BAD_IMAGE)
     return Picture(source=f"data:image/{header.format};base64,{base64.b64encode(data).decode()}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drawn:
+    """A photo before and after with its measured lines, and what was remarked about it."""
+
+    before: Markup
+    after: Markup
+    remarks: tuple[tuple[Finding, str], ...]
+
+
+_REMARK_TONES = {"warn": "warn", "info": "calm"}
+
+
+def _drawn(case: CaseStory) -> _Drawn | None:
+    """None where no face was measured."""
+    if case.photo is None or case.photo.normalised.geometry is None:
+        return None
+    made, profile = case.photo.normalised, case.photo.profile
+    return _Drawn(
+        before=Markup(before(case.photo_before or b"", made, profile)),
+        after=Markup(after(case.photo_after, made, profile)),
+        remarks=tuple((f, _REMARK_TONES[f.level]) for f in made.findings if f.level in _REMARK_TONES),
+    )
 
 
 def _face(path: str | None) -> Picture:
@@ -444,6 +481,7 @@ class _CaseView:
     lane: Words
     before: Picture
     after: Picture
+    drawn: _Drawn | None
     face: Picture
     steps: tuple[_Step, ...]
 
@@ -459,6 +497,7 @@ def _case_view(case: CaseStory, *, anchor: int, filter_: int) -> _CaseView:
         lane=_words(case.lane, _OTHER_WORDS),
         before=_picture(case.photo_before, Words("未交照片", "No photo handed in")),
         after=_picture(case.photo_after, Words("无制卡照片", "No picture was made")),
+        drawn=_drawn(case),
         face=_face(case.face),
         steps=tuple(_steps(case.timeline)),
     )

@@ -1,6 +1,7 @@
 """The sample maker: batch files of plainly fictitious people for every region, good rows and one of each thing that goes wrong.
 
-The same seed and day give the same bytes. Numbers carry area codes of nobody (999xxx), phones are 1380000xxxx.
+The same seed and day give the same bytes. Numbers carry area codes of nobody (999xxx), phones are 1380000xxxx, and all photos
+are variations of one portrait in the public domain.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from random import Random
 from typing import Literal
 
 import xlsxwriter  # type: ignore[import-untyped, unused-ignore]  # it ships no types
-from PIL import Image, ImageDraw
 
 from config.policies import Policies
 from pipeline.errors import NotFound
@@ -26,14 +26,15 @@ from pipeline.gateways.bank_simulated import SCRIPT
 from pipeline.identifiers import gb11643_check
 from pipeline.policy import Policy
 from pipeline.ports import Declined
+from producers.simulators.portrait import SORTS, Flaw, Sort, upload
 
 Fault = Literal[
-    "wrong_checksum", "missing_photo", "unreadable_photo", "no_guardian", "ineligible_category", "wrong_window",
-    "duplicate_person", "bank_refusal",
+    "wrong_checksum", "missing_photo", "unreadable_photo", "unfit_photo", "doubtful_photo", "no_guardian",
+    "ineligible_category", "wrong_window", "duplicate_person", "bank_refusal",
 ]  # fmt: skip
 FAULTS: tuple[Fault, ...] = (
     "wrong_checksum", "missing_photo", "unreadable_photo", "no_guardian", "ineligible_category", "wrong_window",
-    "duplicate_person", "bank_refusal", "wrong_checksum",
+    "duplicate_person", "bank_refusal", "wrong_checksum", "unfit_photo", "doubtful_photo",
 )  # fmt: skip
 """What goes wrong in a sample, each where the regions come round to it."""
 Format = Literal["csv-utf8", "csv-gb18030", "xlsx"]
@@ -58,6 +59,7 @@ _HARD_NAMES = (
 _CHILD_AGES = (8, 14)
 _AGES: Mapping[str, tuple[int, int]] = {"student": _CHILD_AGES, "retiree": (60, 84)}
 _ADULT_AGES = (20, 55)
+_FLAWS: Mapping[Fault, Flaw] = {"unfit_photo": "unfit", "doubtful_photo": "doubtful"}
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 _XLSX_MADE = datetime(2000, 1, 1, tzinfo=UTC)
 
@@ -79,7 +81,7 @@ def make_sample(
 ) -> Sample:
     """Write the batch files of every region, or of the one whose key or code is `only`.
 
-    `applications` rows are good: they pass as rows and through validation. Those that go wrong come on top.
+    `applications` rows are good: they pass as rows, validation and the photo stage. Those that go wrong come on top.
 
     Raises:
         NotFound: no region is called `only`.
@@ -157,7 +159,7 @@ class _Maker:
             urgent=policy.urgent.offered.value and at % 6 == 4,
             name=_HARD_NAMES[(at // 4) % len(_HARD_NAMES)] if at % 4 == 1 else None,
         )
-        return _Entry(cells=cells, photo=_photo(cells["证件号码"], self._random, kind=at))
+        return _Entry(cells=cells, photo=_photo(cells["证件号码"], sort=SORTS[at % len(SORTS)]))
 
     def _faulty(self, policy: Policy, fault: Fault) -> _Entry:
         category = next(word for word, one in policy.categories.items() if one.covered and word not in _AGES)
@@ -165,7 +167,7 @@ class _Maker:
         cells = self._cells(
             policy, category=category, district=district, ages=_CHILD_AGES if fault == "no_guardian" else None
         )
-        entry = _Entry(cells=cells, photo=_photo(cells["证件号码"], self._random, kind=0), fault=fault)
+        entry = _Entry(cells=cells, photo=_photo(cells["证件号码"], flaw=_FLAWS.get(fault)), fault=fault)
         return _spoiled(entry, policy)
 
     def _reference(self, policy: Policy) -> str:
@@ -275,65 +277,10 @@ def _spoiled(entry: _Entry, policy: Policy) -> _Entry:
     return replace(entry, cells=cells, photo=photo)
 
 
-# --------------------------------------------------------------------------------------------------------------- photos
-
-_SKIN = ((241, 206, 178), (230, 190, 160), (222, 178, 146), (246, 214, 190))
-_HAIR = ((28, 24, 22), (48, 36, 30), (70, 66, 64), (24, 26, 34))
-_CLOTH = ((38, 52, 92), (96, 38, 48), (52, 78, 62), (70, 70, 84), (120, 96, 60))
-_WHITE = (250, 251, 252)
-_NOISE = 0.04
-"""How much grain is mixed in: a drawing without any packs below the bytes that a picture for the card has."""
-
-
-def _photo(number: str, random: Random, *, kind: int) -> tuple[str, bytes]:
-    """The file of a portrait, named by the person's number; every fifth is a PNG, every fourth lies on its side (EXIF)."""
-    width_px = random.randrange(960, 1321, 40)
-    picture = _portrait(width_px if kind % 5 != 2 else 600, random)
-    kept = io.BytesIO()
-    if kind % 5 == 2:
-        picture.save(kept, "PNG")
-        return f"photos/{number}.png", kept.getvalue()
-    exif = Image.Exif()
-    if kind % 4 == 3:
-        picture = picture.transpose(Image.Transpose.ROTATE_90)
-        exif[0x0112] = 6  # EXIF 2.32, 4.6.4: to be turned clockwise by a quarter
-    picture.save(kept, "JPEG", quality=88, exif=exif)
-    return f"photos/{number}.jpg", kept.getvalue()
-
-
-def _portrait(width_px: int, random: Random) -> Image.Image:
-    """A stylised head and shoulders on a light ground, 4:5; no two alike, nobody's face."""
-    height_px = width_px * 5 // 4
-    image = Image.new("RGB", (width_px, height_px), _WHITE)
-    draw = ImageDraw.Draw(image)
-    skin, hair, cloth = random.choice(_SKIN), random.choice(_HAIR), random.choice(_CLOTH)
-    face = random.uniform(0.185, 0.215)  # half the width of the face, of the picture's width
-    eye, brow, mouth = random.uniform(0.075, 0.095), random.uniform(0.040, 0.055), random.uniform(0.055, 0.085)
-    long_hair = random.random() < 0.5
-
-    def oval(x: float, y: float, rx: float, ry: float, fill: tuple[int, int, int]) -> None:
-        box = tuple(round(edge * width_px) for edge in (x - rx, y - ry, x + rx, y + ry))
-        draw.ellipse(box, fill=fill)
-
-    if long_hair:
-        oval(0.5, 0.68, face + 0.07, 0.36, hair)
-    oval(0.5, 1.30, 0.44, 0.32, cloth)
-    oval(0.5, 0.97, 0.09, 0.14, skin)
-    oval(0.5, 0.52, face + 0.03, 0.30, hair)
-    oval(0.5, 0.62, face, 0.27, skin)
-    for side in (-1, 1):
-        oval(0.5 + side * face, 0.63, 0.025, 0.05, skin)
-        oval(0.5 + side * eye, 0.60, 0.034, 0.017, (255, 255, 255))
-        oval(0.5 + side * eye, 0.60, 0.016, 0.016, (30, 22, 20))
-        oval(0.5 + side * eye, 0.60 - brow, 0.045, 0.008, hair)
-    oval(0.5, 0.69, 0.022, 0.035, tuple(channel - 18 for channel in skin))  # type: ignore[arg-type]  # three numbers
-    oval(0.5, 0.78, mouth, 0.015, (176, 86, 84))
-    return Image.blend(image, _grain(image.size, random), _NOISE)
-
-
-def _grain(size: tuple[int, int], random: Random) -> Image.Image:
-    small = (size[0] // 3, size[1] // 3)
-    return Image.frombytes("L", small, random.randbytes(small[0] * small[1])).resize(size).convert("RGB")
+def _photo(number: str, *, sort: Sort = "plain", flaw: Flaw | None = None) -> tuple[str, bytes]:
+    """The file of somebody's photo, named by the person's number."""
+    extension, data = upload(number, sort=sort, flaw=flaw)
+    return f"photos/{number}.{extension}", data
 
 
 # ---------------------------------------------------------------------------------------------------------------- files

@@ -99,7 +99,8 @@ def test_what_goes_wrong_on_purpose_is_seen(runs: Runs) -> None:
     assert told["rows_refused"] > 0
     assert told["duplicates_refused"] > 0
     assert told["bank_ledger"]["declined"] > 0
-    assert {"collected", "rejected", "awaiting_correction"} <= set(told["by_status"])
+    assert {"collected", "rejected", "awaiting_correction", "held"} <= set(told["by_status"])
+    assert told["by_status"]["held"] == 1  # a photo that a person has to look at
 
 
 def test_the_same_seed_tells_the_same_story(runs: Runs) -> None:

@@ -154,8 +154,9 @@ def _postgres(url: str) -> dict[str, int]:
 
 
 def _all_once(seen: dict[str, int], ledger: Any, good: int) -> None:
-    """Every good application has one account and one card, and no blank lies about."""
-    assert seen["held"] == seen["loose"] == seen["moving"] == 0, seen
+    """Every good application has one account and one card, no blank lies about, and only the doubtful photo is held."""
+    assert seen["held"] == 1, seen
+    assert seen["loose"] == seen["moving"] == 0, seen
     assert seen["made"] == seen["cards"] == seen["carded"] == seen["bound"] == good, seen
     assert seen["accounts"] == seen["holders"] == ledger["accounts"] == good, (seen, ledger)
 

@@ -12,14 +12,19 @@ from typing import Any
 
 import pytest
 
+import config
 from config.policies import load_policies
 from pipeline.application import Application, Document, Submission
 from pipeline.calendar import ChineseCalendar
 from pipeline.clock import VirtualClock
+from pipeline.errors import Defect
 from pipeline.gateways.bank_simulated import Faults, Ledger, SimulatedBank
 from pipeline.gateways.objects import ObjectMemory
 from pipeline.identifiers import gb11643_check
 from pipeline.person import Person
+from pipeline.photo.findings import Finding, worst_first
+from pipeline.photo.profile import PhotoProfile, load_profiles
+from pipeline.photo.result import Adjust, Background, Geometry, Normalised
 from pipeline.policy import Policy
 from pipeline.ports import EncodeOrder, EncodeReport, StationStopped
 from pipeline.services import custody, run_stage, sweep
@@ -38,6 +43,7 @@ from pipeline.store import applications, outbox, stock, views
 from pipeline.store import custody as store_custody
 from pipeline.store.engine import Store
 
+PROFILES: Mapping[str, PhotoProfile] = load_profiles(Path(config.__file__).parent / "photo")
 START = datetime(2026, 3, 2, 1, 0, tzinfo=UTC)
 
 
@@ -70,13 +76,57 @@ class StubEncoder:
         return EncodeReport(verdict=verdict, chip_id=chip, face=b"png", verified_fields=("name",), problem=problem)
 
 
+@dataclass
 class StubNormaliser:
-    """Every photo becomes the same picture."""
+    """Every photo becomes a picture of its own, at the middle of all limits unless `adjust` moves it.
 
-    def normalise(self, photos: Mapping[str, bytes], *, profile: str) -> Mapping[str, object]:
-        from pipeline.photo.normalise import Normalised
+    `findings` scripts what is found, by upload; `background` what is done behind every person.
+    """
 
-        return {key: Normalised(picture=b"jpeg" + data, findings=(), quality=80) for key, data in photos.items()}
+    findings: dict[bytes, tuple[Finding, ...]] = field(default_factory=dict)
+    background: Background = "kept"
+    asked: list[tuple[str, bool, Adjust | None]] = field(default_factory=list)
+
+    def normalise(
+        self,
+        photos: Mapping[str, bytes],
+        *,
+        profile: str,
+        replace_background: bool = False,
+        adjust: Adjust | None = None,
+    ) -> Mapping[str, Normalised | Defect]:
+        self.asked.append((profile, replace_background, adjust))
+        return {key: self._one(data, adjust or Adjust()) for key, data in photos.items()}
+
+    def _one(self, data: bytes, adjust: Adjust) -> Normalised:
+        found = worst_first(self.findings.get(data, ()))
+        rejected = any(finding.level == "reject" for finding in found)
+        moved = b"" if adjust == Adjust() else repr(adjust).encode()
+        eye_x, eye_y = 179 + adjust.right_px, 199 + adjust.down_px
+        half = 207 * adjust.scale / 2
+        return Normalised(
+            picture=None if rejected else b"jpeg" + data + moved,
+            findings=found,
+            width_px=None if rejected else 358,
+            height_px=None if rejected else 441,
+            quality=None if rejected else 80,
+            background=self.background,
+            geometry=Geometry(
+                turn_deg=0,
+                source_px=(716, 882),
+                matrix=(2.0, 0.0, 0.0, 0.0, 2.0, 0.0),
+                eyes=((eye_x - 40, eye_y), (eye_x + 40, eye_y)),
+                ears=((eye_x - half, eye_y), (eye_x + half, eye_y)),
+                chin=(eye_x, eye_y + 100),
+                crown_px=14 + adjust.down_px,
+            ),
+            measures={
+                "face_width_px": 2 * half,
+                "eye_mid_x_px": eye_x,
+                "eye_to_bottom_px": 441 - eye_y,
+                "top_px": 14 + adjust.down_px,
+            },
+        )
 
 
 class Killed(BaseException):
@@ -123,6 +173,7 @@ class Line:
     bank: SimulatedBank
     encoder: StubEncoder
     clock: VirtualClock
+    normaliser: StubNormaliser
 
     def accept(self, *submissions: Submission) -> list[str]:
         answers = accept(self.context, submissions, actor="test")
@@ -274,17 +325,18 @@ def line(store: Store, tmp_path: Path) -> Line:
     ledger = Ledger()
     bank = SimulatedBank(ledger, faults=Faults(), clock=clock, random=Random(1))
     encoder = StubEncoder()
+    normaliser = StubNormaliser()
     calendar = ChineseCalendar()
     context = Context(store=store, clock=clock, policies=load_policies(), calendar=calendar, objects=objects)
     stages: list[Stage] = [
         Validation(),
-        Photo(StubNormaliser(), objects=objects),
+        Photo(normaliser, objects=objects, profiles=PROFILES),
         Account(lambda _: bank, key_secret=b"k" * 32, clock=clock),
         Personalisation(encoder, objects=objects),
         Dispatch(),
         Collection(calendar),
     ]
-    made = Line(context, {stage.name: stage for stage in stages}, ledger, bank, encoder, clock)
+    made = Line(context, {stage.name: stage for stage in stages}, ledger, bank, encoder, clock, normaliser)
     made.supply(*(f"BL{n:04d}" for n in range(1, 51)))
     return made
 

@@ -1,4 +1,4 @@
-"""The sample files: deterministic, fictitious, read without surprise, and right in what they promise."""
+"""The sample files: deterministic, fictitious, read without surprise, and right in what they promise, photo by photo."""
 
 from __future__ import annotations
 
@@ -12,18 +12,24 @@ from config.policies import Policies, load_policies
 from pipeline.application import Application, Submission
 from pipeline.errors import NotFound
 from pipeline.gateways.bank_simulated import SCRIPT
-from pipeline.gateways.photo_local import LocalPhotoNormaliser
 from pipeline.outcomes import Advance, Correct, Reject
-from pipeline.photo.normalise import Normalised
-from pipeline.photo.profile import load_profile
+from pipeline.photo import faces
+from pipeline.photo.normalise import normalise
+from pipeline.photo.profile import PhotoProfile, load_profile
+from pipeline.photo.result import Normalised
+from pipeline.photo.vision import Vision
 from pipeline.ports import Declined
 from pipeline.stages.base import Case, RegisterFacts
+from pipeline.stages.photo import doubtful
 from pipeline.stages.validation import Validation
 from producers.batch_file import Row, open_batch
 from producers.simulators.intake import Sample, make_sample
+from producers.simulators.portrait import SORTS, Flaw, upload
 
 TODAY = date(2026, 11, 25)
 NOW = datetime(2026, 11, 25, 4, tzinfo=UTC)
+_LATE = ("duplicates", "missing_photo", "unreadable_photo", "unfit_photo", "doubtful_photo", "bank_refusal")
+"""What goes wrong only after validation."""
 CONFIG = Path(__file__).parents[2] / "config"
 
 
@@ -49,6 +55,21 @@ def rows(sample: Sample, policies: Policies) -> list[Row]:
 @pytest.fixture(scope="module")
 def submissions(rows: list[Row]) -> list[Submission]:
     return [row.submission for row in rows if row.submission is not None]
+
+
+@pytest.fixture(scope="module")
+def profile() -> PhotoProfile:
+    return load_profile(CONFIG / "photo" / "ssc-national.toml")
+
+
+@pytest.fixture(scope="module")
+def vision() -> Vision:
+    return faces.load()
+
+
+@pytest.fixture(scope="module")
+def photos(submissions: list[Submission], profile: PhotoProfile, vision: Vision) -> list[tuple[Submission, Normalised]]:
+    return [(one, normalise(one.photo, profile=profile, vision=vision)) for one in submissions]
 
 
 def validated(submission: Submission, policies: Policies) -> Advance | Correct | Reject:
@@ -96,28 +117,70 @@ def test_validation_passes_all_but_those_made_to_fail(
     )
 
     assert reasons == {"guardian.required": 1, "eligibility.not_covered": 1, "window.not_competent": 1}
-    late = sum(sample.expected[kind] for kind in ("duplicates", "missing_photo", "unreadable_photo", "bank_refusal"))
+    late = sum(sample.expected[kind] for kind in _LATE)
     assert sum(isinstance(outcome, Advance) for outcome in outcomes) == sample.expected["good"] + late
     assert sample.expected["good"] >= 60
 
 
-def test_one_photo_is_missing_and_one_cannot_be_read(sample: Sample, submissions: list[Submission]) -> None:
-    profile = load_profile(CONFIG / "photo" / "ssc-national.toml")
-    photos = {str(at): submission.photo for at, submission in enumerate(submissions)}
-    made = LocalPhotoNormaliser({"ssc-national": profile}).normalise(photos, profile="ssc-national")
-    refused = Counter(found.code for one in made.values() if isinstance(one, Normalised) for found in one.rejections)
+def test_every_photo_is_accepted_but_those_made_to_be_refused_or_held(
+    sample: Sample, photos: list[tuple[Submission, Normalised]], policies: Policies
+) -> None:
+    refused = [{found.code for found in made.rejections} for _, made in photos if made.rejections]
+    held = [
+        {found.code for found in doubts} for one, made in photos if (doubts := doubtful(made, policies.of(one.region)))
+    ]
 
-    assert refused.pop("FILE_EMPTY") == sample.expected["missing_photo"] == 1
-    assert refused.total() == sample.expected["unreadable_photo"] == 1
-    assert set(refused) <= {"FILE_TRUNCATED", "FILE_CORRUPT"}
+    unfit = [codes for codes in refused if len(codes) > 1]
+    unread = [codes for codes in refused if codes not in unfit]
+    assert len(unfit) == sample.expected["unfit_photo"] == 1
+    assert unfit[0] >= {"TILTED", "BACKGROUND_NOT_WHITE"}
+    assert unread.count({"FILE_EMPTY"}) == sample.expected["missing_photo"] == 1
+    assert len(unread) - 1 == sample.expected["unreadable_photo"] == 1
+    assert set().union(*unread) <= {"FILE_EMPTY", "FILE_TRUNCATED", "FILE_CORRUPT"}
+    assert len(held) == sample.expected["doubtful_photo"] == 1
+    assert held[0] == {"FACE_OCCLUDED"}
 
 
-def test_photos_differ_and_some_lie_on_their_side_or_are_png(submissions: list[Submission]) -> None:
+def test_different_people_have_different_photos_and_pictures(photos: list[tuple[Submission, Normalised]]) -> None:
+    uploads = {one.person.id_number: one.photo for one, _ in photos if one.photo}
+    pictures = {one.person.id_number: made.picture for one, made in photos if made.picture}
+
+    assert len(set(uploads.values())) == len(uploads) > len(pictures)
+    assert len(set(pictures.values())) == len(pictures)
+    assert {made.background for _, made in photos if made.picture} == {"kept", "whitened"}
+
+
+def test_photos_come_as_people_send_them(submissions: list[Submission]) -> None:
     photos = [submission.photo for submission in submissions if submission.photo]
 
-    assert len(set(photos)) >= len(photos) - 1  # the duplicate person has the same
     assert any(photo.startswith(b"\x89PNG") for photo in photos)
     assert any(b"Exif\x00\x00" in photo[:64] for photo in photos)
+    assert any(b"\xff\xc2" in photo for photo in photos)
+    assert any(len(photo) > 300_000 for photo in photos)
+
+
+@pytest.mark.parametrize(
+    ("flaw", "wanted"),
+    [(None, set()), ("unfit", {"TILTED", "BACKGROUND_NOT_WHITE"}), ("doubtful", {"FACE_OCCLUDED"})],
+)
+def test_a_photo_is_what_it_is_made_to_be_whoever_it_is_of(
+    flaw: Flaw | None, wanted: set[str], profile: PhotoProfile, vision: Vision, policies: Policies
+) -> None:
+    for number in range(48 if flaw is None else 16):
+        _, data = upload(f"person {number}", sort=SORTS[number % len(SORTS)], flaw=flaw)
+        made = normalise(data, profile=profile, vision=vision)
+        counts = made.rejections or doubtful(made, policies.of("420100"))
+
+        assert (made.picture is None) == (flaw == "unfit")
+        assert {found.code for found in counts} >= wanted
+        assert counts or not wanted
+
+
+def test_the_same_person_has_the_same_photo_and_others_have_others() -> None:
+    photos = [upload(person, sort=sort) for sort in SORTS for person in ("one", "other")]
+
+    assert photos == [upload(person, sort=sort) for sort in SORTS for person in ("one", "other")]
+    assert len(set(photos)) == 2 * len(set(SORTS))
 
 
 def test_the_bank_refuses_one_of_them_and_meets_no_other_mishap(sample: Sample, submissions: list[Submission]) -> None:
@@ -156,7 +219,7 @@ def test_one_region_alone_has_every_fault(tmp_path: Path, policies: Policies) ->
     sample = make_sample(tmp_path, applications=3, policies=policies, today=TODAY, only="440200")
 
     assert [path.name for path in sample.files] == ["shaoguan-20261125-1.zip"]
-    assert (sample.expected["good"], sample.expected["rows"]) == (3, 12)
+    assert (sample.expected["good"], sample.expected["rows"]) == (3, 14)
 
 
 def test_a_region_nobody_knows_is_refused(tmp_path: Path, policies: Policies) -> None:

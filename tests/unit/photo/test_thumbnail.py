@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.photo.thumbnail import thumbnail
+from tests.unit.photo.forgeries import claiming_jpeg, claiming_png, with_scans
+from tests.unit.photo.portraits import PHOTOS, exif, head, written
 
 
 def _picture(form: str, size: tuple[int, int]) -> bytes:
@@ -25,6 +27,28 @@ def test_a_thumbnail_fits_its_square_and_keeps_the_shape(form: str) -> None:
     with Image.open(io.BytesIO(small)) as image:
         assert image.format == "JPEG"
         assert image.size == (260, 130)
+
+
+@pytest.mark.parametrize("name", ["derived/good.heic", "derived/exif6.jpg", "derived/turned.heic"])
+def test_a_thumbnail_is_upright(name: str) -> None:
+    small = thumbnail((PHOTOS / name).read_bytes(), side_px=260)
+    assert small is not None
+    with Image.open(io.BytesIO(small)) as image:
+        assert image.width < image.height == 260
+
+
+def test_a_thumbnail_carries_nothing_but_its_pixels() -> None:
+    data = written(head(), comment=b"SECRET", exif=exif(1), xmp=b"SECRET", icc_profile=b"SECRET") + b"SECRET"
+    small = thumbnail(data, side_px=100)
+    assert small is not None
+    assert b"SECRET" not in small
+    assert b"Exif" not in small
+
+
+def test_what_would_cost_too_much_has_no_thumbnail() -> None:
+    assert thumbnail(with_scans(written(head()), 101), side_px=100) is None
+    assert thumbnail(claiming_jpeg(written(head()), 60000, 60000), side_px=100) is None
+    assert thumbnail(claiming_png(written(head(), "PNG"), 6000, 6000), side_px=100) is None
 
 
 def test_what_is_no_picture_has_no_thumbnail() -> None:

@@ -211,6 +211,22 @@ def upgrade() -> None:
         postgresql_where=sa.text("batch_id IS NOT NULL"),
         sqlite_where=sa.text("batch_id IS NOT NULL"),
     )
+    op.create_index(
+        "ix_submissions_photo_original",
+        "submissions",
+        ["photo_original", "id"],
+        unique=False,
+        postgresql_where=sa.text("photo_original <> ''"),
+        sqlite_where=sa.text("photo_original <> ''"),
+    )
+    op.create_index(
+        "ix_submissions_photo_result",
+        "submissions",
+        ["photo_result"],
+        unique=False,
+        postgresql_where=sa.text("photo_result IS NOT NULL"),
+        sqlite_where=sa.text("photo_result IS NOT NULL"),
+    )
     op.create_table(
         "applications",
         sa.Column("id", sa.Text(), nullable=False),
@@ -488,6 +504,82 @@ def upgrade() -> None:
     )
     op.create_index("ix_notices_application", "notices", ["application_id"], unique=False)
     op.create_table(
+        "photos",
+        sa.Column("application_id", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("original", sa.Text(), nullable=False),
+        sa.Column("picture", sa.Text(), nullable=True),
+        sa.Column("profile", sa.Text(), nullable=False),
+        sa.Column("profile_version", sa.Text(), nullable=False),
+        sa.Column("background", sa.Text(), nullable=True),
+        sa.Column("width_px", sa.Integer(), nullable=True),
+        sa.Column("height_px", sa.Integer(), nullable=True),
+        sa.Column("quality", sa.Integer(), nullable=True),
+        sa.Column("bytes", sa.Integer(), nullable=True),
+        sa.Column("findings", Json, nullable=False),
+        sa.Column("measures", Json, nullable=False),
+        sa.Column("geometry", Json, nullable=True),
+        sa.Column("adjust", Json, nullable=True),
+        sa.Column("run_at", Instant(), nullable=False),
+        sa.Column("decided_by", sa.Text(), nullable=True),
+        sa.Column("decided_at", Instant(), nullable=True),
+        sa.Column("note", sa.Text(), nullable=True),
+        sa.CheckConstraint("state IN ('normalised', 'review', 'approved', 'rejected')", name=op.f("ck_photos_state")),
+        sa.CheckConstraint("background IN ('kept', 'whitened', 'replaced')", name=op.f("ck_photos_background")),
+        sa.CheckConstraint(
+            "state = 'rejected' OR picture IS NOT NULL OR original = ''", name=op.f("ck_photos_pictured")
+        ),
+        sa.CheckConstraint(
+            "picture IS NULL OR (background IS NOT NULL AND width_px IS NOT NULL AND height_px IS NOT NULL"
+            " AND quality IS NOT NULL AND bytes IS NOT NULL AND bytes > 0)",
+            name=op.f("ck_photos_measured"),
+        ),
+        sa.CheckConstraint(
+            "(decided_by IS NULL) = (decided_at IS NULL) AND (decided_by IS NULL) = (note IS NULL)",
+            name=op.f("ck_photos_signed"),
+        ),
+        sa.CheckConstraint("state <> 'approved' OR decided_by IS NOT NULL", name=op.f("ck_photos_approved")),
+        sa.CheckConstraint(
+            "state NOT IN ('normalised', 'review') OR decided_by IS NULL", name=op.f("ck_photos_undecided")
+        ),
+        sa.ForeignKeyConstraint(["application_id"], ["applications.id"], name=op.f("fk_photos_application_id")),
+        sa.PrimaryKeyConstraint("application_id", name=op.f("pk_photos")),
+    )
+    op.create_index(
+        "ix_photos_review",
+        "photos",
+        ["application_id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'review'"),
+        sqlite_where=sa.text("state = 'review'"),
+    )
+    op.create_index(
+        "ix_photos_original",
+        "photos",
+        ["original"],
+        unique=False,
+        postgresql_where=sa.text("original <> ''"),
+        sqlite_where=sa.text("original <> ''"),
+    )
+    op.create_index(
+        "ix_photos_picture",
+        "photos",
+        ["picture"],
+        unique=False,
+        postgresql_where=sa.text("picture IS NOT NULL"),
+        sqlite_where=sa.text("picture IS NOT NULL"),
+    )
+    op.create_table(
+        "objects_retired",
+        sa.Column("application_id", sa.Text(), nullable=False),
+        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("retired_at", Instant(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["application_id"], ["applications.id"], name=op.f("fk_objects_retired_application_id")
+        ),
+        sa.PrimaryKeyConstraint("application_id", "name", name=op.f("pk_objects_retired")),
+    )
+    op.create_table(
         "timers",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("application_id", sa.Text(), nullable=False),
@@ -582,6 +674,22 @@ def upgrade() -> None:
     op.create_index("ix_cards_bundle", "cards", ["bundle_id"], unique=False)
     op.create_index("ix_cards_person", "cards", ["person_id"], unique=False)
     op.create_index(
+        "ix_cards_face",
+        "cards",
+        ["face"],
+        unique=False,
+        postgresql_where=sa.text("face IS NOT NULL"),
+        sqlite_where=sa.text("face IS NOT NULL"),
+    )
+    op.create_index(
+        "ix_cards_with_face",
+        "cards",
+        ["application_id"],
+        unique=False,
+        postgresql_where=sa.text("face IS NOT NULL"),
+        sqlite_where=sa.text("face IS NOT NULL"),
+    )
+    op.create_index(
         "uq_cards_chip",
         "cards",
         ["chip_id"],
@@ -663,6 +771,18 @@ def downgrade() -> None:
     )
     op.drop_index("ix_cards_person", table_name="cards")
     op.drop_index("ix_cards_bundle", table_name="cards")
+    op.drop_index(
+        "ix_cards_face",
+        table_name="cards",
+        postgresql_where=sa.text("face IS NOT NULL"),
+        sqlite_where=sa.text("face IS NOT NULL"),
+    )
+    op.drop_index(
+        "ix_cards_with_face",
+        table_name="cards",
+        postgresql_where=sa.text("face IS NOT NULL"),
+        sqlite_where=sa.text("face IS NOT NULL"),
+    )
     op.drop_table("cards")
     op.drop_index("ix_blank_ledger_serial", table_name="blank_ledger")
     op.drop_index(
@@ -680,6 +800,26 @@ def downgrade() -> None:
         sqlite_where=sa.text("fired_at IS NULL AND cancelled_at IS NULL"),
     )
     op.drop_table("timers")
+    op.drop_table("objects_retired")
+    op.drop_index(
+        "ix_photos_review",
+        table_name="photos",
+        postgresql_where=sa.text("state = 'review'"),
+        sqlite_where=sa.text("state = 'review'"),
+    )
+    op.drop_index(
+        "ix_photos_original",
+        table_name="photos",
+        postgresql_where=sa.text("original <> ''"),
+        sqlite_where=sa.text("original <> ''"),
+    )
+    op.drop_index(
+        "ix_photos_picture",
+        table_name="photos",
+        postgresql_where=sa.text("picture IS NOT NULL"),
+        sqlite_where=sa.text("picture IS NOT NULL"),
+    )
+    op.drop_table("photos")
     op.drop_index("ix_notices_application", table_name="notices")
     op.drop_table("notices")
     op.drop_table("fees")
@@ -761,6 +901,18 @@ def downgrade() -> None:
         table_name="submissions",
         postgresql_where=sa.text("batch_id IS NOT NULL"),
         sqlite_where=sa.text("batch_id IS NOT NULL"),
+    )
+    op.drop_index(
+        "ix_submissions_photo_original",
+        table_name="submissions",
+        postgresql_where=sa.text("photo_original <> ''"),
+        sqlite_where=sa.text("photo_original <> ''"),
+    )
+    op.drop_index(
+        "ix_submissions_photo_result",
+        table_name="submissions",
+        postgresql_where=sa.text("photo_result IS NOT NULL"),
+        sqlite_where=sa.text("photo_result IS NOT NULL"),
     )
     op.drop_table("submissions")
     op.drop_table("batch_errors")
