@@ -34,8 +34,8 @@ _AS_IT_IS = Adjust()
 _IDENTITY: Matrix = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0)
 _LEVEL_DEG = 1.0
 """A head this level is not turned: a resize is sharper and four times quicker than an affine step."""
-_DENSE_ENOUGH = 0.95
-"""A face this share of its width in the picture is not decoded again: the mesh is no surer of the width than that."""
+_DENSE_ENOUGH = 0.9
+"""A face with this share of the pixels it gets in the picture is not decoded again: so little enlarging does not show."""
 _PIXELS_MAX = 25_000_000
 """The finest decoding for a small face: a larger one would cost more memory than a photo is given."""
 

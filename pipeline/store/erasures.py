@@ -49,7 +49,7 @@ _HOLDERS: tuple[tuple[Column[Any], Mapping[Column[Any], str | None]], ...] = (
     (c.application_id, {c.face: None}),
 )
 _ID = Column("id", Text)
-_RETIRED = (Column("application_id", Text), Column("name", Text))
+_RETIRED = (Column("application_id", Text), Column("object", Text))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +128,7 @@ def _naming() -> Iterator[tuple[Column[Any], Column[Any], ColumnElement[bool]]]:
 def _objects_of(ids: Select[Any]) -> CompoundSelect[Any]:
     return union(
         *(
-            select(owner.label("application_id"), column.label("name")).where(owner.in_(ids), some)
+            select(owner.label("application_id"), column.label("object")).where(owner.in_(ids), some)
             for owner, column, some in _naming()
         )
     )
@@ -138,7 +138,7 @@ def objects(tx: Tx, applications: Sequence[Holding]) -> int:
     """How many objects these applications name."""
     names = _objects_of(select(given(tx, _ID).c.id)).subquery()
     told = {"given": params([{"id": x.id} for x in applications])}
-    return tx.conn.execute(select(func.count(distinct(names.c.name))), told).scalar_one()
+    return tx.conn.execute(select(func.count(distinct(names.c.object))), told).scalar_one()
 
 
 def retire(tx: Tx, applications: Sequence[Holding], *, now: datetime) -> int:
@@ -149,9 +149,9 @@ def retire(tx: Tx, applications: Sequence[Holding], *, now: datetime) -> int:
     found = tx.conn.execute(ended, {"given": read}).scalars().all()
     chosen = {"given": params([{"id": i} for i in found])}
     names = _objects_of(ids).subquery()
-    source = select(names.c.application_id, names.c.name, bindparam("now", type_=Instant)).where(true())
+    source = select(names.c.application_id, names.c.object, bindparam("now", type_=Instant)).where(true())
     insertion = on_conflict_nothing(tx, t.objects_retired)
-    tx.conn.execute(insertion.from_select(["application_id", "name", "retired_at"], source), {**chosen, "now": now})
+    tx.conn.execute(insertion.from_select(["application_id", "object", "retired_at"], source), {**chosen, "now": now})
     for owner, columns in _HOLDERS:
         some = or_(*(_names(column, empty) for column, empty in columns.items()))
         emptied = {column.name: empty for column, empty in columns.items()}
@@ -162,21 +162,21 @@ def retire(tx: Tx, applications: Sequence[Holding], *, now: datetime) -> int:
 def retired(tx: Tx, *, after: tuple[str, str], limit: int) -> list[Retired]:
     """Objects that were let go of, by `Retired.key`, from the one that follows `after`."""
     page = (
-        select(r.application_id, r.name, r.retired_at)
-        .where(tuple_(r.application_id, r.name) > tuple_(*after))
-        .order_by(r.application_id, r.name)
+        select(r.application_id, r.object, r.retired_at)
+        .where(tuple_(r.application_id, r.object) > tuple_(*after))
+        .order_by(r.application_id, r.object)
         .limit(limit)
     )
     found = tx.conn.execute(page).all()
     asked = given(tx, *_RETIRED)
-    told = {"given": params([{"application_id": row.application_id, "name": row.name} for row in found])}
-    named = union(*(select(column).where(column.in_(select(asked.c.name)), some) for _, column, some in _naming()))
-    pairs = select(asked.c.application_id, asked.c.name)
+    told = {"given": params([{"application_id": row.application_id, "object": row.object} for row in found])}
+    named = union(*(select(column).where(column.in_(select(asked.c.object)), some) for _, column, some in _naming()))
+    pairs = select(asked.c.application_id, asked.c.object)
     own = union(*(select(i, column).where(tuple_(i, column).in_(pairs), some) for i, column, some in _naming()))
     names = frozenset(tx.conn.execute(named, told).scalars())
     keys = frozenset((i, name) for i, name in tx.conn.execute(own, told))
     return [
-        Retired(row.application_id, row.name, row.retired_at, row.name in names, (row[0], row[1]) in keys)
+        Retired(row.application_id, row.object, row.retired_at, row.object in names, (row[0], row[1]) in keys)
         for row in found
     ]
 
@@ -188,11 +188,11 @@ def forget(tx: Tx, gone: Sequence[Retired]) -> frozenset[tuple[str, str]]:
     rows = given(tx, *_RETIRED)
     statement = (
         delete(t.objects_retired)
-        .where(tuple_(r.application_id, r.name).in_(select(rows.c.application_id, rows.c.name)))
-        .returning(r.application_id, r.name)
+        .where(tuple_(r.application_id, r.object).in_(select(rows.c.application_id, rows.c.object)))
+        .returning(r.application_id, r.object)
     )
-    told = params([{"application_id": x.application_id, "name": x.name} for x in gone])
-    return frozenset((row.application_id, row.name) for row in tx.conn.execute(statement, {"given": told}))
+    told = params([{"application_id": x.application_id, "object": x.name} for x in gone])
+    return frozenset((row.application_id, row.object) for row in tx.conn.execute(statement, {"given": told}))
 
 
 def waiting(tx: Tx) -> int:

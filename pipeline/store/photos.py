@@ -114,7 +114,7 @@ def _remember_replaced(tx: Tx, values: Mapping[str, Any]) -> None:
         .join(rows, rows.c.application_id == p.application_id)
         .where(p.picture.is_not(None), p.picture.is_distinct_from(rows.c.picture))
     )
-    names = ["application_id", "name", "retired_at"]
+    names = ["application_id", "object", "retired_at"]
     tx.conn.execute(on_conflict_nothing(tx, t.objects_retired).from_select(names, source), values)
 
 

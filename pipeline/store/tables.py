@@ -281,7 +281,7 @@ objects_retired = Table(
     "objects_retired",
     metadata,
     Column("application_id", Text, ForeignKey("applications.id"), primary_key=True),
-    Column("name", Text, primary_key=True),
+    Column("object", Text, primary_key=True),
     Column("retired_at", Instant, nullable=False),
 )
 

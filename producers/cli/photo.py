@@ -41,16 +41,24 @@ ProfileName = Annotated[str, typer.Option("--profile", metavar="NAME", help="whi
 Report = Annotated[
     Path | None,
     typer.Option(
-        "--report", metavar="DIR", help="also write report.html there: before and after, with the measured lines"
+        "--report",
+        metavar="DIR",
+        readable=False,
+        help="also write report.html there: before and after, with the measured lines",
     ),
 ]
-Source = Annotated[Path, typer.Argument(metavar="IN", help="a photo, or a folder of photos with its subfolders")]
+Source = Annotated[
+    Path, typer.Argument(metavar="IN", readable=False, help="a photo, or a folder of photos with its subfolders")
+]
 
 
 @app.command("normalise")
 def normalise(
     source: Source,
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="the picture's file; for a folder the folder of pictures")],
+    out: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", readable=False, help="the picture's file; for a folder the folder of pictures"),
+    ],
     profile: ProfileName = DEFAULT,
     report: Report = None,
     output: Output = "table",
@@ -75,7 +83,9 @@ def check(
     source: Source,
     manifest: Annotated[
         Path | None,
-        typer.Option(metavar="TSV", help="for a folder: compare with this list; exit 0 only if all of it agrees"),
+        typer.Option(
+            metavar="TSV", readable=False, help="for a folder: compare with this list; exit 0 only if all of it agrees"
+        ),
     ] = None,
     profile: ProfileName = DEFAULT,
     report: Report = None,
@@ -96,7 +106,7 @@ def check(
 
 @app.command("bench")
 def bench(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="photos to measure")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", readable=False, help="photos to measure")],
     repeat: Annotated[int, typer.Option(min=1, max=10_000, help="the median of so many")] = 20,
     profile: ProfileName = DEFAULT,
     output: Output = "table",

@@ -141,39 +141,55 @@ def test_a_refused_photo_ends_with_4_and_leaves_the_older_picture_alone(tmp_path
     assert codes(json.loads(killed.stdout)) == ["photo.processing_limit"]
 
 
-def test_what_cannot_be_opened_or_written_ends_with_1_in_valid_json(tmp_path: Path) -> None:
+def says_why(code: str, exit_code: int, stdout: str, stderr: str) -> None:
+    told = json.loads(stdout)
+    assert exit_code == 1, stderr
+    assert list(told) == KEYS
+    assert (told["ok"], told["out"], told["sha256"], told["error"]["code"]) == (False, None, None, code)
+    assert told["error"]["en"] in stderr
+    assert told["error"]["zh"] in stderr
+    assert "Traceback" not in stderr
+
+
+def test_what_is_no_photo_file_or_has_no_place_to_go_ends_with_1_in_valid_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    asked = (
+        ("in-unreadable", "check", "nowhere.jpg"),
+        ("in-unreadable", "check", "loop.jpg"),
+        ("in-no-file", "check", "/dev/zero"),
+        ("in-empty", "normalise", "empty", "out"),
+        ("out-no-folder", "normalise", str(GOOD), "nowhere/out.jpg"),
+        ("out-no-folder", "normalise", str(PHOTOS), "nowhere/out"),
+    )
+    for code, *arguments in asked:
+        done = CliRunner().invoke(app, ["photo", *arguments, "--json"])
+        says_why(code, done.exit_code, done.stdout, done.stderr)
+    assert names(tmp_path) == []
+
+
+def test_what_may_not_be_read_or_written_ends_with_1_in_valid_json(tmp_path: Path) -> None:
     (tmp_path / "shut").mkdir(mode=0o555)
     (tmp_path / "dark").mkdir(mode=0o000)
-    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "secret.jpg").touch(mode=0o000)
     (tmp_path / "old.jpg").write_bytes(b"older")
-    full = ["prlimit", "--fsize=4096"]
     if shutil.which("prlimit") is None:
         lacking("prlimit is missing: install util-linux")
-    unprivileged = without_privilege()
+    full, unprivileged = ["prlimit", "--fsize=4096"], without_privilege()
     asked: list[tuple[str, partial[Finished]]] = [
-        ("in-unreadable", partial(zhika, tmp_path, "check", "nowhere.jpg", "--json")),
-        ("in-unreadable", partial(zhika, tmp_path, "check", "dark/a.jpg", "--json", under=unprivileged)),
         ("in-unreadable", partial(zhika, tmp_path, "check", "dark", "--json", under=unprivileged)),
-        ("in-unreadable", partial(zhika, tmp_path, "check", "loop.jpg", "--json")),
-        ("in-no-file", partial(zhika, tmp_path, "check", "/dev/zero", "--json")),
-        ("in-empty", partial(zhika, tmp_path, "normalise", "empty", "out", "--json")),
-        ("out-no-folder", partial(zhika, tmp_path, "normalise", GOOD, "nowhere/out.jpg", "--json")),
-        ("out-unwritable", partial(zhika, tmp_path, "normalise", GOOD, "old.jpg", "--json", under=full)),
+        ("in-unreadable", partial(zhika, tmp_path, "check", "secret.jpg", "--json", under=unprivileged)),
         ("out-unwritable", partial(zhika, tmp_path, "normalise", GOOD, "shut/out.jpg", "--json", under=unprivileged)),
+        ("out-unwritable", partial(zhika, tmp_path, "normalise", GOOD, "old.jpg", "--json", under=full)),
     ]
     ends = together(ask for _, ask in asked)
     for (code, _), done in zip(asked, ends, strict=True):
-        told = json.loads(done.stdout)
-        assert done.returncode == 1, done.stderr
-        assert list(told) == KEYS
-        assert (told["ok"], told["out"], told["sha256"], told["error"]["code"]) == (False, None, None, code)
-        assert told["error"]["en"] in done.stderr
-        assert told["error"]["zh"] in done.stderr
-        assert "Traceback" not in done.stderr
-    assert "没有权限" in ends[-1].stderr
-    (tmp_path / "loop.jpg").unlink()
-    assert names(tmp_path) == ["old.jpg"]
+        says_why(code, done.returncode, done.stdout, done.stderr)
+    assert all("没有权限" in done.stderr for done in ends[:3])
+    assert names(tmp_path) == ["old.jpg", "secret.jpg"]
     assert (tmp_path / "old.jpg").read_bytes() == b"older"
 
 

@@ -307,7 +307,7 @@ def test_what_was_put_of_late_is_tried_again_by_a_later_run(line: Line, submissi
     days(line, DAYS + 1)
     keep_photos(line.context, [submission(photo=b"sent again")])
     assert run(line) == erase.Erased(applications=1, objects=1, left=1)
-    assert named(line) == {("objects_retired", "name"): objects(line)}
+    assert named(line) == {("objects_retired", "object"): objects(line)}
     line.clock.advance(timedelta(minutes=61))
     assert run(line) == erase.Erased(objects=1)
     assert (named(line), objects(line)) == ({}, set())
@@ -320,7 +320,7 @@ def test_a_replaced_picture_goes_unless_its_own_photo_names_it_again(line: Line,
     [current] = named(line, i)["photos", "picture"]
     name = current if again else line.context.objects.put(b"an earlier frame")
     with line.context.store.transaction() as tx:
-        tx.conn.execute(insert(t.objects_retired).values(application_id=i, name=name, retired_at=line.clock.now()))
+        tx.conn.execute(insert(t.objects_retired).values(application_id=i, object=name, retired_at=line.clock.now()))
     line.clock.advance(timedelta(hours=2))
     assert run(line) == erase.Erased(objects=int(not again))
     assert erasures_told(line) == ([] if again else [(i, "sweeper", {"objects": 1, "shared": 0})])
@@ -345,7 +345,7 @@ def test_one_that_is_taken_up_again_after_it_was_read_keeps_its_photo(line: Line
         read = erasures.holding(tx, after=("", ""), limit=10)
         tx.conn.execute(update(t.applications).where(t.applications.c.id == back).values(status="validation"))
         assert erasures.retire(tx, read, now=line.clock.now()) == 1
-    assert (bool(named(line, back)), set(named(line, stays))) == (True, {("objects_retired", "name")})
+    assert (bool(named(line, back)), set(named(line, stays))) == (True, {("objects_retired", "object")})
 
 
 # ---------------------------------------------------------------------------------------------------------------- what dies
@@ -562,7 +562,8 @@ def test_the_command_says_what_is_due_then_erases_it(
     [answer] = accept(installation.context, [submission()], actor="test")
     assert isinstance(answer, Accepted)
     operate.cancel(installation.context, answer.id, reason="withdrawn", actor="clerk")
-    long_ago = datetime.now(UTC) - timedelta(days=DAYS + 1)
+    longest = max(city.photo.keep_days.value for city in installation.policies.cities())
+    long_ago = datetime.now(UTC) - timedelta(days=longest + 1)
     with installation.store.transaction() as tx:
         tx.conn.execute(update(t.applications).values(updated_at=long_ago))
 

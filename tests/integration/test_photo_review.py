@@ -423,7 +423,7 @@ def test_a_moved_frame_makes_the_candidate_and_still_waits(line: Line, submissio
 def replaced(line: Line) -> set[tuple[str, str]]:
     """Pictures that are to be erased: application and object."""
     with line.context.store.transaction() as tx:
-        return {(row.application_id, row.name) for row in tx.conn.execute(select(t.objects_retired))}
+        return {(row.application_id, row.object) for row in tx.conn.execute(select(t.objects_retired))}
 
 
 def test_a_picture_that_was_replaced_is_remembered_to_be_erased(line: Line, submission: Make) -> None:

@@ -261,6 +261,17 @@ def test_a_head_is_levelled_up_to_its_limit_and_refused_beyond(degrees: int, cod
     assert abs(result.measures["roll_deg"] - degrees) < 2
 
 
+@pytest.mark.parametrize(("degrees", "turned_by", "left"), [(60, 270, -30), (-50, 90, 40), (150, 180, -30)])
+def test_a_head_on_its_side_is_turned_by_the_nearest_quarter_first(
+    degrees: int, turned_by: int, left: int, studio: Studio
+) -> None:
+    result = studio.make(turned(head(), degrees))
+    assert codes(result) >= {"ROTATED", "TILTED"}
+    assert result.geometry is not None
+    assert result.geometry.turn_deg == turned_by
+    assert result.measures["roll_deg"] == pytest.approx(left, abs=2.5)
+
+
 @pytest.mark.parametrize(
     ("grey", "background", "code"),
     [(252, "kept", None), (244, "kept", None), (225, "whitened", "BACKGROUND_WHITENED"),
@@ -310,6 +321,15 @@ def test_high_hair_makes_room_before_it_is_cut(above_px: int, studio: Studio) ->
     assert limits.face.width_min_px <= result.measures["face_width_px"] <= limits.face.width_target_px + 0.1
     first = int(np.flatnonzero(np.asarray(picture(result).convert("L"))[:, 170:190].min(axis=1) < 128)[0])
     assert abs(first - result.measures["top_px"]) < 4
+
+
+def test_what_stands_out_against_a_plain_background_above_the_hair_belongs_to_the_head(studio: Studio) -> None:
+    """Too thin for the person's mask."""
+    image = cut((215, -100, 775, 540))
+    ImageDraw.Draw(image).rectangle((268, 70, 276, 135), fill=(200, 30, 40))
+    result = studio.make(image)
+    column = np.asarray(picture(result).getchannel("G"))[:, 170:188].min(axis=1)
+    assert int(np.flatnonzero(column < 128)[0]) == pytest.approx(result.measures["top_px"], abs=3)
 
 
 def test_hair_that_is_cut_leaves_the_eyes_where_they_must_be(studio: Studio) -> None:

@@ -305,6 +305,11 @@ def test_a_heic_that_claims_another_size_is_never_decoded(make: Make) -> None:
         assert refused(make(bytes(lie))) == code
 
 
+def test_a_heic_that_claims_a_larger_picture_beside_its_own_is_never_decoded(make: Make) -> None:
+    extent = b"\0\0\0\x14ispe" + bytes(4) + struct.pack(">II", 3000, 3000)
+    assert refused(make(upload("HEIC") + extent)) == "FILE_CORRUPT"
+
+
 # --------------------------------------------------------------------------------------------------------- what is refused
 
 
@@ -320,8 +325,19 @@ def test_bytes_that_are_no_image_are_refused(data: bytes, make: Make) -> None:
     assert refused(make(data)) == "FORMAT_UNSUPPORTED"
 
 
-def test_the_opener_is_told_what_to_open(make: Make) -> None:
-    """Right magic bytes before another format's body: no second decoder is asked."""
+def test_no_opener_is_asked_but_the_one_for_the_bytes(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another plug-in of the image library that would take anything, asked first."""
+
+    def greedy(*_: object) -> None:
+        raise AssertionError("a decoder was chosen by trying")
+
+    monkeypatch.setattr(Image, "ID", ["GREEDY", *Image.ID])
+    monkeypatch.setitem(Image.OPEN, "GREEDY", (greedy, None))
+    for kind in KINDS:
+        assert make(upload(kind)).picture is not None
+
+
+def test_right_magic_before_another_formats_body_is_refused(make: Make) -> None:
     for magic in (b"\xff\xd8\xff", PNG_MAGIC):
         for kind in ("EPS", "GIF", "TIFF", "WEBP"):
             assert refused(make(magic + written(head(), kind))) in UNREADABLE | {"TOO_MANY_SCANS"}
@@ -387,6 +403,13 @@ def test_two_frame_headers_that_disagree_never_decode(kind: str, side: int, make
         "FILE_TRUNCATED",
         "TOO_MANY_PIXELS",
     }
+
+
+@pytest.mark.parametrize("side", [300, 9000])
+def test_a_second_png_header_with_another_size_never_decodes(side: int, make: Make) -> None:
+    """The limits were checked on the first, the library follows the last."""
+    second = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    assert refused(make(with_chunk(upload("PNG"), b"IHDR", second))) == "FILE_CORRUPT"
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "progressive"])

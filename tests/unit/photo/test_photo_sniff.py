@@ -100,6 +100,16 @@ def test_length_is_refused_first_and_exactly(profile: PhotoProfile) -> None:
     assert code(b"", profile) == "FILE_EMPTY"
 
 
+@pytest.mark.parametrize("cut", [1, 2, 60])
+def test_a_jpeg_without_its_end_is_incomplete_even_if_a_thumbnail_in_it_has_one(
+    cut: int, profile: PhotoProfile
+) -> None:
+    inside = with_segment(BASE, 0xE1, b"Exif\0\0" + BASE)
+    for data in (BASE, inside):
+        assert code(data, profile) is None
+        assert code(data[:-cut], profile) == "FILE_TRUNCATED"
+
+
 def test_segments_are_told_with_their_place_whatever_fills_the_gaps() -> None:
     filled = BASE[:2] + b"\xff\xff\xff" + BASE[3:]
     for data in (BASE, filled, with_segment(BASE, 0xE5, b"x" * 300)):

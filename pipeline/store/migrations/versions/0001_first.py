@@ -572,12 +572,12 @@ def upgrade() -> None:
     op.create_table(
         "objects_retired",
         sa.Column("application_id", sa.Text(), nullable=False),
-        sa.Column("name", sa.Text(), nullable=False),
+        sa.Column("object", sa.Text(), nullable=False),
         sa.Column("retired_at", Instant(), nullable=False),
         sa.ForeignKeyConstraint(
             ["application_id"], ["applications.id"], name=op.f("fk_objects_retired_application_id")
         ),
-        sa.PrimaryKeyConstraint("application_id", "name", name=op.f("pk_objects_retired")),
+        sa.PrimaryKeyConstraint("application_id", "object", name=op.f("pk_objects_retired")),
     )
     op.create_table(
         "timers",
