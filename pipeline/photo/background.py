@@ -9,7 +9,7 @@ from pipeline.photo.person import Person, on_picture
 from pipeline.photo.pose import CHIN, Pose
 from pipeline.photo.resample import WHITE
 from pipeline.photo.result import Matrix
-from pipeline.photo.tally import mean_colour, step_from
+from pipeline.photo.tally import median_colour, step_from
 
 # How far a pixel must differ from the background before it is kept as the person's, and from where it is kept whole.
 _KEPT_FROM, _KEPT_WHOLE = 24, 48
@@ -27,5 +27,5 @@ def behind(person: Person, pose: Pose, frame_matrix: Matrix, size: tuple[int, in
 def whitened(picture: Image.Image, person: Person, frame_matrix: Matrix, seen: Image.Image) -> Image.Image:
     """The person on white, the mask as a soft matte. What clearly differs from the background is kept as well: fine hair."""
     matte = on_picture((person.mask * 255).astype(np.uint8), person, frame_matrix, picture.size)
-    kept = step_from(picture, mean_colour(picture, seen)).point(_KEPT)
+    kept = step_from(picture, median_colour(picture, seen)).point(_KEPT)
     return Image.composite(picture, Image.new("RGB", picture.size, WHITE), ImageChops.lighter(matte, kept))

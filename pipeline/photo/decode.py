@@ -15,7 +15,7 @@ from types import MappingProxyType
 from PIL import Image, ImageChops, ImageCms
 
 from pipeline.photo.findings import Finding, find
-from pipeline.photo.sniff import Format, Header
+from pipeline.photo.sniff import Format, Header, png_is_whole
 
 _ORIENTATION = 0x0112  # EXIF 2.32, 4.6.4
 
@@ -95,6 +95,8 @@ def _decode(data: bytes, header: Header, *, scale: int) -> Decoded | Finding:
     if scale > 1:
         opened.draft("RGB", (header.width_px // scale, header.height_px // scale))
     opened.load()
+    if header.format == "png" and _ends_in_nothing(opened) and not png_is_whole(data):
+        return find("FILE_TRUNCATED")
     orientation = _orientation(opened)
     image = _on_white(opened)
     del opened  # of a large PNG there is room for two copies, not for three
@@ -120,6 +122,11 @@ def _same_size(image: Image.Image, header: Header) -> bool:
     """Two readers of one header must agree, or a limit was checked on the wrong size. A HEIC is turned as it is opened."""
     said, seen = (header.width_px, header.height_px), image.size
     return seen == said or (header.format == "heic" and seen == said[::-1])
+
+
+def _ends_in_nothing(image: Image.Image) -> bool:
+    """Whether the last row is all zeros: what a decoder leaves of a row that the file does not hold."""
+    return image.crop((0, image.height - 1, image.width, image.height)).getbbox(alpha_only=False) is None
 
 
 def _orientation(image: Image.Image) -> int:

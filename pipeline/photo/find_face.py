@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline.photo.findings import Finding, find
 from pipeline.photo.pose import Pose, similarity
 from pipeline.photo.profile import Limits
-from pipeline.photo.resample import Quality, view
+from pipeline.photo.resample import view
 from pipeline.photo.result import Point
 from pipeline.photo.vision import MESH_SIDE, Seen, Vision
 
@@ -138,10 +138,8 @@ def _measured(image: Image.Image, face: Seen, vision: Vision, *, limits: Limits)
 
 def _meshed(image: Image.Image, middle: Point, side: float, turn_deg: float, vision: Vision) -> tuple[float, Pose]:
     centre = (MESH_SIDE / 2, MESH_SIDE / 2)
-    scale = _CROP * side / MESH_SIDE
-    matrix = similarity(scale=scale, turn_deg=turn_deg, onto=middle, origin=centre)
-    quality: Quality = "quick" if scale >= 1 else "smooth"  # a dense face is measured as surely from its nearest pixels
-    mesh = vision.mesh(np.asarray(view(image, matrix, (MESH_SIDE, MESH_SIDE), quality=quality)))
+    matrix = similarity(scale=_CROP * side / MESH_SIDE, turn_deg=turn_deg, onto=middle, origin=centre)
+    mesh = vision.mesh(np.asarray(view(image, matrix, (MESH_SIDE, MESH_SIDE))))
     return mesh.presence, Pose(mesh.points).moved(matrix)
 
 

@@ -73,7 +73,7 @@ def framed(room: Room, profile: PhotoProfile, *, face_px: float, eye_x: float, e
         eye_x=eye_x,
         eye_y=eye_y,
         short_below=missing > 1 or under_chin < profile.layout.collar_min_px,
-        hair_cut=eye_y - room.crown * face_px < profile.head.top_min_px - 1,
+        hair_cut=eye_y - room.crown * face_px < profile.head.top_min_px,
     )
 
 

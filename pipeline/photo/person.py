@@ -18,7 +18,7 @@ from pipeline.photo.pose import Pose, inverse, similarity
 from pipeline.photo.profile import PhotoProfile
 from pipeline.photo.resample import view
 from pipeline.photo.result import Matrix
-from pipeline.photo.tally import mean_colour, step_from, tally
+from pipeline.photo.tally import median_colour, step_from, tally
 from pipeline.photo.vision import PERSON_SIDE, Vision
 
 SPAN_FW = 3.25
@@ -30,7 +30,8 @@ UNIT = PERSON_SIDE / SPAN_FW
 
 _EYE_ROW = round(ABOVE_FW * UNIT)
 _MIDDLE = PERSON_SIDE // 2
-_MIXED_PX = 2
+_MIXED_PX = 2  # so far resampling mixes the white beyond the source into its last pixels
+_SLACK_PX = 2  # a frame that leaves the source by less touches it
 _PAD = 64
 _SHOULDER_FW = 0.83  # half a picture whose face is the widest common one
 _SURE = 0.5
@@ -43,8 +44,8 @@ _TOP_HALF_PX, _TOP_SHARE, _SIDE_SHARE = 100, 0.10, 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Person:
-    """What the tile shows, `PERSON_SIDE` square: `mask` (0 to 1), `inside` (the source is there), `free` (neither the person nor
-    next to it), and `matrix` from the tile to the image. `room` is what the source offers to the frame."""
+    """What the tile shows, `PERSON_SIDE` square: `mask` (0 to 1), `inside` (the source is there), `free` (the source alone, neither
+    the person nor next to it), and `matrix` from the tile to the image. `room` is what the source offers to the frame."""
 
     mask: NDArray[np.float32]
     inside: NDArray[np.bool_]
@@ -77,11 +78,12 @@ def see(image: Image.Image, pose: Pose, vision: Vision, *, roll_deg: float, prof
     )  # fmt: skip
     tile = view(image, matrix, (PERSON_SIDE, PERSON_SIDE), quality="quick")
     mask = vision.person(np.asarray(tile))
-    inside = _inside(matrix, image.size)
-    free = inside & ~_grown(mask, profile.background.guard_px * UNIT / profile.face.width_target_px)
+    inside = _inside(matrix, image.size, edge_px=0.5)
+    unmixed = _inside(matrix, image.size, edge_px=_MIXED_PX)
+    free = unmixed & ~_grown(mask, profile.background.guard_px * UNIT / profile.face.width_target_px)
     crown_row = _crown(mask, inside)
     above_chin = _EYE_ROW + round(pose.length / pose.width * UNIT)
-    if (hair_row := _hair(tile, inside, free, above_chin, profile)) is not None:
+    if (hair_row := _hair(tile, unmixed, free, above_chin, profile)) is not None:
         crown_row = min(crown_row, hair_row)
     room = Room(
         crown=(_EYE_ROW - crown_row) / UNIT,
@@ -114,12 +116,12 @@ def _grown(mask: NDArray[np.float32], margin_px: float) -> NDArray[np.bool_]:
     return np.asarray(sure.filter(ImageFilter.BoxBlur(max(1, round(margin_px))))) > 0
 
 
-def _inside(matrix: Matrix, size: tuple[int, int]) -> NDArray[np.bool_]:
-    """Where the tile shows the source alone: resampling mixes the white beyond its edge into the last pixels."""
+def _inside(matrix: Matrix, size: tuple[int, int], *, edge_px: float) -> NDArray[np.bool_]:
+    """Where the tile shows the source, at least so many of its pixels away from the source's edge."""
     a, b, c, d, e, f = matrix
     at = np.arange(PERSON_SIDE) + 0.5
     x, y = a * at[None, :] + b * at[:, None] + c, d * at[None, :] + e * at[:, None] + f
-    edge = _MIXED_PX * math.hypot(a, d)
+    edge = edge_px * math.hypot(a, d)
     return (x >= edge) & (y >= edge) & (x <= size[0] - edge) & (y <= size[1] - edge)
 
 
@@ -138,11 +140,13 @@ def _hair(
     limits, marked = profile.background, Image.fromarray(free.astype(np.uint8) * 255)
     marked.paste(0, (0, min(above, PERSON_SIDE), PERSON_SIDE, PERSON_SIDE))
     luma = tally(tile.convert("L"), marked)[0]
-    if luma.size < limits.seen_min_px * _GRAIN * _GRAIN or luma.sd > limits.plain_luma_sd_max:
+    # Not the deviation: what is looked for here would itself make the background uneven.
+    uneven = luma.percentile(0.9) - luma.percentile(0.1) > 2 * limits.plain_luma_sd_max
+    if luma.size < limits.seen_min_px * _GRAIN * _GRAIN or uneven:
         return None
     half = round(_HAIR_HALF_PX * _GRAIN)
     box = (_MIDDLE - half, 0, _MIDDLE + half, _EYE_ROW)
-    step = np.asarray(step_from(tile.crop(box), mean_colour(tile, marked)))
+    step = np.asarray(step_from(tile.crop(box), median_colour(tile, marked)))
     counts = np.count_nonzero((step > _HAIR_STEP) & inside[:_EYE_ROW, box[0] : box[2]], axis=1)
     rows = np.flatnonzero(counts >= round(_HAIR_RUN_PX * _GRAIN))
     return int(rows[0]) if rows.size else None
@@ -162,7 +166,7 @@ def _on_edge(inside: NDArray[np.bool_], mask: NDArray[np.float32], *, axis: int)
     first = inside.argmax(axis=axis)
     at = np.arange(first.size)
     there = mask[first, at] if axis == 0 else mask[at, first]
-    late = (first > _MIXED_PX + 1) & inside.any(axis=axis) & (there > _SURE)
+    late = (first > _SLACK_PX) & inside.any(axis=axis) & (there > _SURE)
     return float(late.mean()) if late.size else 0.0
 
 

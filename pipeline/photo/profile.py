@@ -85,7 +85,7 @@ class Background:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Where a measure becomes a remark (`note`), a warning (`warn`) or a refusal (`reject`); `pipeline.photo.measure` says how
+    """Where a measure becomes a remark (`note`; a head that is noted for its roll is levelled), a warning (`warn`) or a refusal (`reject`); `pipeline.photo.measure` says how
     each is measured. Widths are source pixels, angles degrees, exposures and shares 0 to 1."""
 
     face_px_warn: float

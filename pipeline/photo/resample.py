@@ -40,7 +40,8 @@ def view(
         source, box = _holding(image, (c, f, c + a * size[0], f + e * size[1]), outside)
         return source.resize(size, kind, box=box, reducing_gap=_GAP)
     source, moved = image, matrix
-    if (dense := int(math.hypot(a, d))) > 1:
+    density = math.hypot(a, d)
+    if (dense := int(density) if quality == "fine" else round(density)) > 1:
         visible = _visible(image, matrix, size)
         if visible is None:
             return Image.new(image.mode, size, outside)

@@ -45,9 +45,9 @@ def tally(image: Image.Image, marked: Image.Image | None = None) -> tuple[Tally,
     return tuple(Tally(channel) for channel in counts)
 
 
-def mean_colour(image: Image.Image, marked: Image.Image | None = None) -> tuple[int, ...]:
-    """The mean of each channel, rounded."""
-    return tuple(round(channel.mean) for channel in tally(image, marked))
+def median_colour(image: Image.Image, marked: Image.Image | None = None) -> tuple[int, ...]:
+    """The median of each channel."""
+    return tuple(channel.percentile(0.5) for channel in tally(image, marked))
 
 
 def step_from(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:

@@ -15,9 +15,10 @@ Grey = NDArray[np.floating]
 
 SCALES = np.arange(0.60, 1.25, 0.05)
 """How much larger than in the portrait the face may be in the picture."""
-_COARSE, _FINE = 6, 2
+_COARSE, _FINE = 6, 3
 _SMOOTH_PX = 12
-_STEPS = 6
+_STEPS = 20
+_STILL = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +36,9 @@ class Lie:
 
 def locate(picture: Image.Image, portrait: Image.Image, box: tuple[int, int, int, int]) -> Lie:
     """Where `box` of the portrait lies in the picture: tried at every place and scale, then refined by least squares."""
-    near = _coarse(picture, portrait, box)
-    return _refined(picture, portrait, box, near)
+    whole = picture.crop((0, 0, picture.width // _COARSE * _COARSE, picture.height // _COARSE * _COARSE))
+    near = _coarse(whole, portrait, box)
+    return _refined(whole, portrait, box, near)
 
 
 def _detail(image: Image.Image, size: tuple[int, int], smooth: float) -> Grey:
@@ -93,6 +95,8 @@ def _refined(picture: Image.Image, portrait: Image.Image, box: tuple[int, int, i
         step = np.linalg.lstsq(columns.T @ columns, -(columns.T @ seen), rcond=None)[0]
         turn += complex(step[0], step[1])
         at_middle += complex(step[2], step[3])
+        if abs(complex(step[2], step[3])) < _STILL:
+            break
     likeness = float(np.corrcoef(seen, wanted)[0, 1])
     return Lie(turn, at_middle - turn * middle, likeness)
 

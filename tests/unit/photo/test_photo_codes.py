@@ -143,9 +143,9 @@ def unsure(mesh: Mesh) -> Mesh:
 
 
 def everywhere(mask: Mask) -> Mask:
-    """A person as wide as the picture, up to his own hair."""
+    """A person as wide as the picture, up to a little above his own hair."""
     filled = np.zeros_like(mask)
-    filled[int(np.flatnonzero((mask > 0.5).sum(axis=1) > 8)[0]) :] = 1
+    filled[int(np.flatnonzero((mask > 0.5).sum(axis=1) > 8)[0]) - 1 :] = 1
     return filled
 
 

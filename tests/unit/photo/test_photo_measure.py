@@ -10,9 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from pipeline.photo import measure
+from pipeline.photo.background import behind
+from pipeline.photo.layout import Room
 from pipeline.photo.measure import lab
+from pipeline.photo.person import Person
 from pipeline.photo.pose import CHEEK_LEFT, CHEEK_RIGHT, CHIN, EAR_LEFT, EAR_RIGHT, EYE_LEFT, EYE_RIGHT, Pose
-from pipeline.photo.tally import mean_colour, spread, step_from, tally
+from pipeline.photo.tally import median_colour, spread, step_from, tally
+from pipeline.photo.vision import PERSON_SIDE
 
 
 def grained(seed: int, shape: tuple[int, ...] = (20, 30)) -> NDArray[np.uint8]:
@@ -52,7 +56,8 @@ def test_colours_are_what_numpy_says(seed: int) -> None:
     image = Image.fromarray(values.astype(np.uint8))
     assert np.array_equal(np.asarray(spread(image)), values.max(axis=2) - values.min(axis=2))
     assert np.array_equal(np.asarray(step_from(image, (9, 80, 200))), np.abs(values - (9, 80, 200)).max(axis=2))
-    assert mean_colour(image) == tuple(round(float(v)) for v in values.mean(axis=(0, 1)))
+    middle = np.quantile(values.reshape(-1, 3), 0.5, axis=0, method="inverted_cdf")
+    assert median_colour(image) == tuple(int(v) for v in middle)
 
 
 # ------------------------------------------------------------------------------------------------------------------ colour
@@ -170,6 +175,22 @@ def test_a_background_is_measured_where_it_is_marked() -> None:
     assert numbers["background_luma_p5"] == numbers["background_luma_mean"]
     none = measure.background(image, image.convert("L"), Image.new("L", image.size, 0))
     assert none == {"background_px": 0}
+
+
+def test_background_is_what_is_free_inside_the_photo_and_above_the_chin() -> None:
+    """The tile covers the picture at half its size, a free stripe at its left."""
+    free = np.zeros((PERSON_SIDE, PERSON_SIDE), np.bool_)
+    free[:, :60] = True
+    person = Person(
+        mask=np.zeros_like(free, np.float32), inside=np.ones_like(free), free=free, matrix=(2, 0, 0, 0, 2, 0),
+        room=Room(crown=1, chin=0.9, below=3, left=2, right=2),
+    )  # fmt: skip
+    seen = np.asarray(behind(person, pose(), (1, 0, 0, 0, 1, 0), (358, 441)))
+    assert seen.shape == (441, 358)
+    assert set(np.unique(seen)) == {0, 255}
+    assert (seen[:360, :116] == 255).all()
+    assert (seen[:, 124:] == 0).all()
+    assert (seen[360:] == 0).all()
 
 
 def test_an_edge_is_the_sobel_magnitude() -> None:

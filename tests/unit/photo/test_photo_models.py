@@ -19,6 +19,7 @@ from pipeline.errors import Defect
 from pipeline.photo import faces
 from pipeline.photo.faces import Models, as_detector_input, as_unit
 from pipeline.photo.normalise import normalise
+from pipeline.photo.pose import similarity
 from pipeline.photo.profile import PhotoProfile
 from pipeline.photo.result import Adjust, Normalised
 from pipeline.photo.vision import MESH_SIDE, PERSON_SIDE, Mesh, Points, Seen
@@ -202,6 +203,22 @@ def test_no_mesh_makes_the_stage_raise(
         return Mesh(points=points, presence=presence)
 
     assert_kept(shown(profile, answers, mesh_as=bent), profile)
+
+
+@pytest.mark.parametrize(("degrees", "found"), [(0, True), (44, True), (47, False), (-47, False), (180, False)])
+def test_a_face_that_lies_on_its_side_is_no_upright_one(
+    degrees: float, found: bool, profile: PhotoProfile, answers: Answers
+) -> None:
+    """However sure the detector is, and in every turn of the photo."""
+    (level,) = answers.faces
+    middle = (level.box[0] + level.box[2] / 2, level.box[1] + level.box[3] / 2)
+    (x0, y0), (x1, y1) = level.points[:2]
+    turn = degrees - math.degrees(math.atan2(y1 - y0, x1 - x0))
+    a, b, c, d, e, f = similarity(scale=1, turn_deg=turn, onto=middle, origin=middle)
+    points = tuple((a * x + b * y + c, d * x + e * y + f) for x, y in level.points)
+    lying = replace(level, points=points, score=0.99)
+    result = shown(profile, answers, faces_as=lambda _: (lying,))
+    assert (codes(result) == {"NO_FACE"}) == (not found)
 
 
 @settings(max_examples=60, deadline=None)

@@ -81,3 +81,13 @@ def test_another_colour_may_lie_outside() -> None:
 def test_a_view_of_the_whole_is_the_whole() -> None:
     image = Image.fromarray(np.random.default_rng(1).integers(0, 255, (30, 20, 3), dtype=np.uint8))
     assert view(image, (1, 0, 0, 0, 1, 0), (20, 30), quality="fine").tobytes() == image.tobytes()
+
+
+@pytest.mark.parametrize("turn", [0, 7])
+@pytest.mark.parametrize("quality", ["fine", "smooth"])
+def test_what_is_too_fine_to_be_shown_is_averaged(quality: Quality, turn: float) -> None:
+    dots = np.random.default_rng(1).integers(0, 2, (800, 800, 1), dtype=np.uint8).repeat(3, axis=2) * 255
+    matrix = similarity(scale=8, turn_deg=turn, onto=(400, 400), origin=(40, 40))
+    seen = np.asarray(view(Image.fromarray(dots), matrix, (80, 80), quality=quality), float)[20:60, 20:60]
+    assert seen.mean() == pytest.approx(127, abs=4)
+    assert seen.std() < 30
