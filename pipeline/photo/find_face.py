@@ -1,6 +1,6 @@
 """Finding the one face of a photo, upright: detected on a small copy, turned if the photo lies on its side, then measured.
 
-A face that is seen in a thing dies at the mesh.
+What the detector took for a face and the mesh cannot follow is none.
 """
 
 from __future__ import annotations

@@ -68,6 +68,7 @@ def background_kind(measures: Mapping[str, float], limits: Background) -> Kind:
     plain = (
         measures["background_luma_sd"] <= limits.plain_luma_sd_max
         and measures["background_edge"] <= limits.plain_edge_max
+        and measures["background_rim"] <= limits.plain_rim_max
     )
     if not plain:
         return "busy"
@@ -84,10 +85,13 @@ def background(kind: Kind, measures: Mapping[str, float], limits: Background) ->
         case "unseen":
             yield find("BACKGROUND_UNSEEN", measured=measures["background_px"], limit=f">= {limits.seen_min_px} px")
         case "busy":
-            uneven = measures["background_luma_sd"] > limits.plain_luma_sd_max
-            measured = measures["background_luma_sd" if uneven else "background_edge"]
-            limit = f"sd <= {limits.plain_luma_sd_max:g}" if uneven else f"edge <= {limits.plain_edge_max:g}"
-            yield find("BACKGROUND_NOT_PLAIN", measured=round(measured, 1), limit=limit)
+            allowed = {
+                "background_luma_sd": ("sd", limits.plain_luma_sd_max),
+                "background_edge": ("edge", limits.plain_edge_max),
+                "background_rim": ("rim", limits.plain_rim_max),
+            }
+            name, (word, most) = next((n, a) for n, a in allowed.items() if measures[n] > a[1])
+            yield find("BACKGROUND_NOT_PLAIN", measured=round(measures[name], 2), limit=f"{word} <= {most:g}")
         case "near_white":
             yield find("BACKGROUND_WHITENED", measured=round(measures["background_luma_mean"], 1))
         case "plain":

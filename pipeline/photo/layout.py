@@ -1,6 +1,6 @@
 """Which part of a photo becomes the picture: the face's size and place, using the whole permitted range before refusing.
 
-Pure arithmetic. Lengths of the source are in face widths (fw) along the levelled axes from the midpoint between the eyes;
+Pure arithmetic. The source is measured in face widths (fw) from the point between the eyes, along the eye line and across it;
 everything else is pixels of the picture.
 """
 
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from pipeline.photo.profile import PhotoProfile
+
+_SEAM_PX = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,8 @@ def place(room: Room, profile: PhotoProfile) -> Frame:
     wanted = max(min(float(face.width_target_px), at_most), at_least)
     face_px = max(face.width_min_px + margin, min(wanted, face.width_max_px - margin))
     top = max(head.top_min_px + margin, min(float(head.top_target_px), lowest_eye_y - crown * face_px))
-    return framed(room, profile, face_px=face_px, eye_x=eye_x, eye_y=min(top + crown * face_px, float(lowest_eye_y)))
+    eye_y = min(top + crown * face_px, float(lowest_eye_y))
+    return framed(room, profile, face_px=face_px, eye_x=_nudged(eye_x, face_px, room, profile), eye_y=eye_y)
 
 
 def framed(room: Room, profile: PhotoProfile, *, face_px: float, eye_x: float, eye_y: float) -> Frame:
@@ -86,6 +89,18 @@ def _eye_x(room: Room, profile: PhotoProfile) -> float:
     if room.cut_right and not room.cut_left:
         return min(eye.x_max_px - margin, max(target, profile.output.width_px - room.right * wide))
     return target
+
+
+def _nudged(eye_x: float, face_px: float, room: Room, profile: PhotoProfile) -> float:
+    """The eyes' place moved by the few pixels by which the frame would leave the source at one side: no white seam at a shoulder."""
+    eye, margin = profile.eye, profile.layout.margin_px
+    over_left = eye_x - room.left * face_px
+    over_right = profile.output.width_px - eye_x - room.right * face_px
+    if 0 < over_left <= _SEAM_PX and over_right < 0:
+        return max(eye.x_min_px + margin, eye_x - over_left)
+    if 0 < over_right <= _SEAM_PX and over_left < 0:
+        return min(eye.x_max_px - margin, eye_x + over_right)
+    return eye_x
 
 
 NAMES: Mapping[str, str] = MappingProxyType({

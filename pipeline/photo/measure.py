@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.photo import pose as points
 from pipeline.photo.pose import Pose
 from pipeline.photo.profile import PhotoProfile
-from pipeline.photo.tally import spread, tally
+from pipeline.photo.tally import median_colour, spread, step_from, tally
 
 Grey = NDArray[np.uint8]
 """height × width, luma 0 to 255."""
@@ -26,6 +26,7 @@ _CHEEK = 0.06
 _BAND = 0.06
 _DARK, _BRIGHT, _EYE_DARK = 25, 247, 50
 _LUMA_USUAL = 150
+_RIM_STEP = 40
 
 
 def lengths(pose: Pose, *, crown_px: float, profile: PhotoProfile) -> dict[str, float]:
@@ -83,6 +84,7 @@ def background(picture: Image.Image, luma: Image.Image, seen: Image.Image) -> di
         "background_luma_p5": float(values.percentile(0.05)),
         "background_spread": max(colour) - min(colour),
         "background_edge": _sobel_mean(np.asarray(luma), np.asarray(seen) > 0),
+        "background_rim": _rim(picture, seen),
     }
 
 
@@ -94,6 +96,16 @@ def lab(rgb: tuple[float, float, float]) -> tuple[float, float, float]:
     z = (0.0193 * red + 0.1192 * green + 0.9505 * blue) / 1.08883
     fx, fy, fz = (v ** (1 / 3) if v > 216 / 24389 else (v * 24389 / 27 + 16) / 116 for v in (x, y, z))
     return (116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz))
+
+
+def _rim(picture: Image.Image, seen: Image.Image) -> float:
+    """The share of the picture's outermost pixels, down to the lowest background seen, that are not of the background's colour."""
+    box = seen.getbbox()
+    if box is None:
+        return 0.0
+    step = np.asarray(step_from(picture, median_colour(picture, seen)))[: box[3]] > _RIM_STEP
+    rim = np.concatenate((step[0], step[:, 0], step[:, -1]))
+    return float(rim.mean())
 
 
 def _face_box(pose: Pose, size: tuple[int, int]) -> Box:

@@ -1,7 +1,7 @@
 """The photo stage as one function: any bytes in, the picture for the card or the reasons against it out.
 
-The same bytes, profile, models and library versions give the same picture. Only the timings differ. A file that cannot be read
-has one finding; once a face is found, everything that still has a meaning is measured and all findings come together.
+Nothing here is random: one upload under one profile, with the models and libraries of one release, has one picture. A file that
+cannot be read has one finding. With a face in it a photo is measured to the end, so that whoever took it hears everything at once.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ def normalise(
     adjust: Adjust | None = None,
     clock: Clock = time.perf_counter,
 ) -> Normalised:
-    """Make the picture for the card of an uploaded photo. No input makes it raise.
+    """Make the picture for the card of an uploaded photo. What is wrong with the photo is a finding, never an exception.
 
-    `adjust` moves the automatic frame; the picture is then measured like any other.
+    `adjust` moves the automatic frame; the picture is then measured like any other, and its `roll_deg` is what is left in it.
 
     Raises:
         Defect: the picture that was written does not read back as promised.
@@ -120,11 +120,14 @@ class _Work:
         found, profile = self._found, self._profile
         if found.turn_deg:
             self._findings.append(find("ROTATED", measured=found.turn_deg))
-        self._findings += judge.face(self._measures, profile.limits)
         roll = found.pose.roll_deg if abs(found.pose.roll_deg) > profile.limits.roll_note_deg else 0.0
-        person = see(found.image, found.pose, vision, roll_deg=roll, profile=profile)
+        turn = roll - adjust.roll_deg
+        if adjust != _AS_IT_IS:
+            self._measures["roll_deg"] = found.pose.roll_deg - turn  # what a person leaves is judged, not what came in
+        self._findings += judge.face(self._measures, profile.limits)
+        person = see(found.image, found.pose, vision, roll_deg=turn, profile=profile)
         self._watch.lap("person")
-        cut = (self._kept(person) if adjust == _AS_IT_IS else None) or self._cut(person, roll, adjust)
+        cut = (self._kept(person) if adjust == _AS_IT_IS else None) or self._cut(person, turn, adjust)
         self._watch.lap("cut")
         if isinstance(cut, Finding):
             return self._done(None, None, None, [cut])
@@ -149,14 +152,14 @@ class _Work:
         picture = self._in_srgb(image)
         return _Cut(picture, picture.convert("L"), pose, _IDENTITY, crown_px)
 
-    def _cut(self, person: Person, roll: float, adjust: Adjust) -> _Cut | Finding:
+    def _cut(self, person: Person, turn: float, adjust: Adjust) -> _Cut | Finding:
         """Level, place and cut in one resampling, from a finer decoding where this one has too few pixels for the face."""
         frame = self._frame(person, adjust)
-        self._note(frame, person, roll)
+        self._note(frame, person, turn)
         pose = self._found.pose
         matrix = similarity(
             scale=pose.width / frame.face_px,
-            turn_deg=roll - adjust.roll_deg,
+            turn_deg=turn,
             onto=pose.eye_mid,
             origin=(frame.eye_x, frame.eye_y),
         )
@@ -184,8 +187,8 @@ class _Work:
             eye_y=frame.eye_y + adjust.down_px,
         )
 
-    def _note(self, frame: Frame, person: Person, roll: float) -> None:
-        """What the frame cuts off, and that the head was levelled."""
+    def _note(self, frame: Frame, person: Person, turn: float) -> None:
+        """What the frame cuts off, and that the photo was turned to level the head."""
         noted = {
             "HEAD_CROPPED": person.cut_at_top(frame),
             "SIDES_CROPPED": person.cut_at_left(frame) or person.cut_at_right(frame),
@@ -193,8 +196,8 @@ class _Work:
             "HAIR_CUT": frame.hair_cut,
         }
         self._findings += [find(code) for code, holds in noted.items() if holds]
-        if roll and abs(roll) <= self._profile.limits.roll_reject_deg:
-            self._findings.append(find("LEVELLED", measured=round(roll, 1)))
+        if turn and abs(turn) <= self._profile.limits.roll_reject_deg:
+            self._findings.append(find("LEVELLED", measured=round(turn, 1)))
 
     def _finer(self, frame: Frame) -> int:
         """The coarsest scale that gives the face its pixels, within what memory allows; no finer one for a photo refused for it."""

@@ -37,7 +37,7 @@ def view(
     a, b, c, d, e, f = matrix
     if a > 0 and abs(b) < _UPRIGHT and abs(d) < _UPRIGHT and quality != "quick":
         kind = Image.Resampling.LANCZOS if quality == "fine" else Image.Resampling.BILINEAR
-        source, box = _holding(image, (c, f, c + a * size[0], f + e * size[1]), outside)
+        source, box = _holding(image, (c, f, c + a * size[0], f + e * size[1]), outside, dense=max(1, int(a / _GAP)))
         return source.resize(size, kind, box=box, reducing_gap=_GAP)
     source, moved = image, matrix
     density = math.hypot(a, d)
@@ -61,13 +61,19 @@ def _visible(image: Image.Image, matrix: Matrix, size: tuple[int, int]) -> tuple
     return (left, top, right, bottom) if left < right and top < bottom else None
 
 
-def _holding(image: Image.Image, box: _Box, outside: _Colour) -> tuple[Image.Image, _Box]:
-    """An image that holds all of `box`, `outside` where the given one ends, and where `box` lies in it."""
+def _holding(image: Image.Image, box: _Box, outside: _Colour, *, dense: int) -> tuple[Image.Image, _Box]:
+    """An image that holds all of `box`, `outside` where the given one ends, and where `box` lies in it.
+
+    When something has to be added, `dense` by `dense` pixels become one: a frame wider than a large photo must not cost its area.
+    """
     left, top, right, bottom = math.floor(box[0]), math.floor(box[1]), math.ceil(box[2]), math.ceil(box[3])
     visible = (max(left, 0), max(top, 0), min(right, image.width), min(bottom, image.height))
     if visible == (left, top, right, bottom):
         return image, box
-    canvas = Image.new(image.mode, (right - left, bottom - top), outside)
+    before_x, before_y = -(-(visible[0] - left) // dense), -(-(visible[1] - top) // dense)
+    left, top = visible[0] - before_x * dense, visible[1] - before_y * dense
+    canvas = Image.new(image.mode, (-(-(right - left) // dense), -(-(bottom - top) // dense)), outside)
     if visible[0] < visible[2] and visible[1] < visible[3]:
-        canvas.paste(image.crop(visible), (visible[0] - left, visible[1] - top))
-    return canvas, (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
+        part = image.reduce(dense, box=visible) if dense > 1 else image.crop(visible)
+        canvas.paste(part, (before_x, before_y))
+    return canvas, tuple((at - start) / dense for at, start in zip(box, (left, top, left, top), strict=True))  # type: ignore[return-value]

@@ -6,6 +6,7 @@ is refused here, in about a millisecond a megabyte.
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,12 +38,13 @@ _IHDR_END = 33  # PNG, third edition, 11.2.2: signature, then the IHDR chunk
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What the bytes say they are. `progressive`: a JPEG whose every coefficient is kept while it is decoded."""
+    """What the bytes say they are. `buffered`: a JPEG whose every coefficient is kept while it is decoded, since it comes in more
+    than one scan."""
 
     format: Format
     width_px: int
     height_px: int
-    progressive: bool = False
+    buffered: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +62,9 @@ def sniff(data: bytes, *, limits: InputLimits) -> Header | Finding:
         return find("FILE_EMPTY")
     if len(data) > limits.bytes_max:
         mib = 1024 * 1024
-        return find("FILE_TOO_LARGE", measured=round(len(data) / mib, 1), limit=f"{limits.bytes_max / mib:g}")
+        return find(
+            "FILE_TOO_LARGE", measured=math.ceil(10 * len(data) / mib) / 10, limit=f"{limits.bytes_max / mib:g}"
+        )
     kind = _kind(data)
     if kind is None or kind not in limits.formats:
         return find("FORMAT_UNSUPPORTED")
@@ -106,7 +110,7 @@ def _jpeg(data: bytes, *, scans_max: int) -> Header | Finding:
         if segment.marker in _FRAMES:
             frame = segment
         if segment.marker == _SOS:
-            return _jpeg_header(data, frame, scan_at=segment.offset)
+            return _jpeg_header(data, frame, scan=segment)
     return find("FILE_CORRUPT" if data.endswith(_END) else "FILE_TRUNCATED")
 
 
@@ -117,17 +121,17 @@ def _scans(data: bytes) -> int:
     return int(np.count_nonzero(values[at] == 0xFF))
 
 
-def _jpeg_header(data: bytes, frame: Segment | None, *, scan_at: int) -> Header | Finding:
-    if frame is None or len(frame.payload) < 6:
+def _jpeg_header(data: bytes, frame: Segment | None, *, scan: Segment) -> Header | Finding:
+    if frame is None or len(frame.payload) < 6 or not scan.payload:
         return find("FILE_CORRUPT")
     # Inside a scan FF is always followed by 00 or a restart marker, so an FF D9 after it is a real end.
-    if data.rfind(_END, scan_at) < 0:
+    if data.rfind(_END, scan.offset) < 0:
         return find("FILE_TRUNCATED")
     return Header(
         format="jpeg",
         width_px=int.from_bytes(frame.payload[3:5], "big"),
         height_px=int.from_bytes(frame.payload[1:3], "big"),
-        progressive=frame.marker >= _PROGRESSIVE,
+        buffered=frame.marker >= _PROGRESSIVE or scan.payload[0] < frame.payload[5],
     )
 
 
@@ -177,7 +181,7 @@ def _heic(data: bytes) -> Header | Finding:
 
 def _too_large_or_small(header: Header, limits: InputLimits) -> Finding | None:
     width, height = header.width_px, header.height_px
-    bounded = header.format == "jpeg" and not header.progressive
+    bounded = header.format == "jpeg" and not header.buffered
     pixels_max = limits.pixels_max if bounded else limits.pixels_max_undraftable
     if width * height > pixels_max or max(width, height) > limits.side_max_px:
         return find("TOO_MANY_PIXELS", measured=round(width * height / 1e6, 1), limit=f"{pixels_max / 1e6:g}")

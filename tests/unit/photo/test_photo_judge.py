@@ -20,7 +20,7 @@ GOOD = {
 }  # fmt: skip
 WHITE = {
     "background_px": 30000.0, "background_luma_mean": 252.0, "background_luma_sd": 1.0, "background_luma_p5": 250.0,
-    "background_spread": 1.0, "background_edge": 1.0,
+    "background_spread": 1.0, "background_edge": 1.0, "background_rim": 0.0,
 }  # fmt: skip
 
 
@@ -150,6 +150,8 @@ def test_a_finding_says_what_was_measured_and_what_is_allowed(profile: PhotoProf
         ({"background_luma_sd": 12.1}, "busy"),
         ({"background_edge": 10}, "white"),
         ({"background_edge": 10.1}, "busy"),
+        ({"background_rim": 0.6}, "white"),
+        ({"background_rim": 0.61}, "busy"),
         ({"background_luma_p5": 235}, "white"),
         ({"background_luma_p5": 234}, "near_white"),
         ({"background_spread": 6}, "white"),

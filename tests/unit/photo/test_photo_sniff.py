@@ -30,7 +30,7 @@ def test_the_size_is_the_files(width: int, height: int, kind: str, profile: Phot
     data = written(image, "JPEG", progressive=True) if kind == "progressive" else written(image, kind)
     told = sniff(data, limits=profile.input)
     assert told == Header(
-        format="png" if kind == "PNG" else "jpeg", width_px=width, height_px=height, progressive=kind == "progressive"
+        format="png" if kind == "PNG" else "jpeg", width_px=width, height_px=height, buffered=kind == "progressive"
     )
 
 
@@ -88,7 +88,7 @@ def test_every_kind_of_frame_is_read_and_all_but_the_plain_ones_keep_their_coeff
     data[frame_at(BASE) + 1] = marker
     told = sniff(bytes(data), limits=profile.input)
     assert isinstance(told, Header)
-    assert (told.width_px, told.height_px, told.progressive) == (400, 300, marker >= 0xC2)
+    assert (told.width_px, told.height_px, told.buffered) == (400, 300, marker >= 0xC2)
 
 
 def test_length_is_refused_first_and_exactly(profile: PhotoProfile) -> None:
