@@ -18,6 +18,7 @@ from pipeline.errors import NotFound
 from pipeline.policy import Policy, read
 
 DIRECTORY = Path(__file__).parent / "regions"
+PHOTO_PROFILES = Path(__file__).parent / "photo"
 
 
 class PolicyFileError(ValueError):
@@ -67,13 +68,15 @@ def load_policies(directory: Path = DIRECTORY) -> Policies:
     """Read every `*.toml` of a directory.
 
     Raises:
-        PolicyFileError: a file is not TOML or not a policy, two files claim the same, or there is none.
+        PolicyFileError: a file is not TOML or not a policy, names a photo profile that is not there, two files claim the same, or
+            there is none.
     """
     current: dict[str, Policy] = {}
     versions: dict[tuple[str, str], Policy] = {}
     origin: dict[tuple[str, object], str] = {}
     for path in sorted(directory.glob("*.toml")):
         policies = _read_file(path)
+        _check_photo_profiles(path, policies)
         city = policies[0]
         other = origin.setdefault((city.code, city.effective), path.name)
         if other != path.name:
@@ -102,6 +105,18 @@ def _read_file(path: Path) -> tuple[Policy, ...]:
         raise PolicyFileError(f"{path.name} 不是有效的 TOML: {error}", f"{path.name} is not TOML: {error}") from error
     except ValidationError as error:
         raise _explained(path, error) from error
+
+
+def _check_photo_profiles(path: Path, policies: tuple[Policy, ...]) -> None:
+    there = sorted(profile.stem for profile in PHOTO_PROFILES.glob("*.toml"))
+    for policy in policies:
+        name = policy.photo.profile.value
+        if name not in there:
+            told = f"{path.name}: {policy.code}: photo.profile.value: {name!r}"
+            raise PolicyFileError(
+                f"{told} 不是照片规格，可用：{'、'.join(there)}",
+                f"{told} is no photo profile; there are: {', '.join(there)}",
+            )
 
 
 _KINDS = {"missing": ("缺少此项", "is missing"), "extra_forbidden": ("未知的键", "is not a known key")}

@@ -157,14 +157,16 @@ class Installation:
 
     @cached_property
     def photo_normaliser(self) -> PhotoPool:
-        """This process's photo processes; none runs before there is a photo.
+        """This process's photo processes; none runs before there is a photo, so what they need is looked at here.
 
         Raises:
-            Defect: a photo profile is wrong.
+            Defect: a photo profile is wrong, or a model is not the file that was tried.
         """
         from pipeline.gateways.photo_pool import PhotoPool
         from pipeline.gateways.photo_process import Limits
+        from pipeline.photo import weights
 
+        weights.checked()
         told = self.settings.photo
         return PhotoPool(
             self.photo_profiles,

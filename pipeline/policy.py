@@ -13,10 +13,11 @@ from datetime import date
 from functools import cached_property
 from typing import Annotated, Any, Generic, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from pipeline.application import Kind, Priority
 from pipeline.person import IdType
+from pipeline.photo.findings import CATALOGUE
 
 T = TypeVar("T")
 Code = Annotated[str, StringConstraints(pattern=r"^[0-9]{6}$")]
@@ -156,6 +157,14 @@ class Fees(_Value):
     receipt_to_collect: Sourced[bool]
 
 
+def _may_warn(code: str) -> str:
+    warnings = [known for known, entry in CATALOGUE.items() if "warn" in entry.levels]
+    if code not in warnings:
+        told = ", ".join(warnings)
+        raise ValueError(f"{code!r} 不是照片警告代码，可用 / is no code of a photo's warnings; there are: {told}")
+    return code
+
+
 class Photo(_Value):
     """The picture on the card (DL-16(2)): its profile in `config/photo`, what a person looks at, and how long photos are kept.
 
@@ -164,7 +173,7 @@ class Photo(_Value):
     """
 
     profile: Sourced[Text]
-    hold_codes: Sourced[tuple[Annotated[str, StringConstraints(pattern=r"^[A-Z]+(_[A-Z]+)*$")], ...]]
+    hold_codes: Sourced[tuple[Annotated[str, AfterValidator(_may_warn)], ...]]
     replace_background: Sourced[bool]
     keep_days: Sourced[Positive]
 

@@ -17,12 +17,13 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from queue import LifoQueue
+from typing import TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -30,10 +31,11 @@ import pipeline
 from pipeline.errors import Defect, TransientError
 from pipeline.gateways import photo_process
 from pipeline.gateways.photo_process import Frame, Limits
-from pipeline.photo.encode import is_clean
+from pipeline.photo.encode import bare_jpeg, is_clean
 from pipeline.photo.findings import Finding, find
 from pipeline.photo.profile import PhotoProfile
 from pipeline.photo.result import Adjust, Normalised
+from pipeline.photo.weights import FAULTS
 
 log = logging.getLogger("zhika.photo_pool")
 
@@ -43,12 +45,16 @@ START_S = 60.0
 
 _HEAD_MAX, _BODY_MAX = 64 * 1024, 1024 * 1024
 _TEXT = TypeAdapter(str)
-_TEXT_MAX = 300
+_EXCEPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,59}")
 _NORMALISED = TypeAdapter(Normalised)
 _MEASURE = re.compile(r"[a-z0-9_]{1,40}")
 _LIMIT = re.compile(r"[A-Za-z0-9 <>=.,*°-]{1,60}")
 _QUALITY_MAX = 100
+_TURNS = (0, 90, 180, 270)
+_LENGTHS = frozenset({"face_width_px", "eye_mid_x_px", "eye_to_bottom_px", "top_px"})
 _ONE_THREAD = ("OMP", "OPENBLAS", "MKL")
+
+T = TypeVar("T")
 
 _pools: weakref.WeakSet[PhotoPool] = weakref.WeakSet()
 
@@ -89,7 +95,7 @@ class PhotoPool:
         """One reply an id: `Normalised`, or the `Defect` that is this photo's alone. Any thread may ask.
 
         Raises:
-            Defect: the installation has no such profile.
+            Defect: the installation has no such profile, or a fault of ours keeps the processes from starting.
             TransientError: no process can be started, or the pool is closed.
         """
         chosen = self._profiles.get(profile)
@@ -98,12 +104,26 @@ class PhotoPool:
         if not photos:
             return {}
         head = {"profile": profile, "replace_background": replace_background, "adjust": adjust}
+        allowed = photo_process.allowing(chosen, replace_background=replace_background)
 
         def one(data: bytes) -> Normalised | Defect:
-            return self._one(photo_process.frame(photo_process.PHOTO, head, data), chosen)
+            request = photo_process.frame(photo_process.PHOTO, head, data)
+            made = self._asked(request, photo_process.MADE, lambda head, body: checked(head, body, allowed))
+            return Normalised(picture=None, findings=(find("PROCESSING_LIMIT"),)) if made is None else made
 
         with ThreadPoolExecutor(min(self._processes, len(photos)), thread_name_prefix="photo") as threads:
             return dict(zip(photos, threads.map(one, photos.values()), strict=True))
+
+    def thumbnail(self, upload: bytes, *, side_px: int) -> bytes | None:
+        """An upload as a small upright JPEG that fits a square of `side_px`; None when there is nothing that can be shown.
+
+        Raises:
+            Defect: a fault of ours keeps the processes from starting.
+            TransientError: no process can be started, or the pool is closed.
+        """
+        request = photo_process.frame(photo_process.THUMBNAIL, {"side_px": side_px}, upload)
+        small = self._asked(request, photo_process.SMALL, lambda _, body: checked_thumbnail(body, side_px=side_px))
+        return None if isinstance(small, Defect) else small
 
     def close(self) -> None:
         """End every process once the photo it has in hand is made; photos that still come are refused."""
@@ -134,14 +154,25 @@ class PhotoPool:
         finally:
             self._seats.put(seat)
 
-    def _one(self, request: tuple[bytes, bytes], profile: PhotoProfile) -> Normalised | Defect:
-        """A process that ended before it had the photo says nothing about the photo, the first time."""
+    def _asked(
+        self, request: tuple[bytes, bytes], wanted: bytes, read: Callable[[bytes, bytes], T]
+    ) -> T | Defect | None:
+        """What `read` makes of head and body of the wanted kind of answer; None when the upload has cost its process.
+
+        A process that ended before it had the upload says nothing about it, the first time. One that met a fault, or the end of
+        its memory, is not used again.
+        """
         with self._seat() as seat:
             for last in (False, True):
                 process = self._ready(seat)
                 try:
-                    return self._made(seat, process.ask(request, wall_s=self._limits.wall_s), profile)
-                except Garbled as problem:
+                    kind, head, body = process.ask(request, wall_s=self._limits.wall_s)
+                    if kind == photo_process.DEFECT:
+                        raise _Faulty(_exception(head))
+                    if kind != wanted:
+                        raise Garbled("an answer of another kind")
+                    made = read(head, body)
+                except (Garbled, _Faulty) as problem:
                     seat.clear()
                     log.error("photo process: %s; a new one takes its place", problem)
                     return Defect(f"photo process: {problem}")
@@ -153,7 +184,11 @@ class PhotoPool:
                 except BaseException:
                     seat.clear()  # the answer still on its way would pass for the next photo's
                     raise
-        return Normalised(picture=None, findings=(find("PROCESSING_LIMIT"),))
+                else:
+                    if isinstance(made, Normalised) and any(f.code == "PROCESSING_LIMIT" for f in made.findings):
+                        seat.clear()
+                    return made
+        return None
 
     def _ready(self, seat: _Seat) -> _Process:
         if self._closed:
@@ -167,19 +202,6 @@ class PhotoPool:
         seat.process = _Process(self._command, settings, start_s=self._start_s)
         return seat.process
 
-    def _made(self, seat: _Seat, answer: Frame, profile: PhotoProfile) -> Normalised | Defect:
-        """What a process answered. One that met a fault or the end of its memory is not used again."""
-        kind, head, body = answer
-        if kind == photo_process.DEFECT:
-            seat.clear()
-            return Defect(_text(head))
-        if kind != photo_process.MADE:
-            raise Garbled("an answer of no known kind")
-        made = checked(head, body, profile)
-        if any(finding.code == "PROCESSING_LIMIT" for finding in made.findings):
-            seat.clear()
-        return made
-
 
 class _Lost(Exception):
     """The process died or was killed for taking too long; `taken`: it had read the photo by then."""
@@ -191,6 +213,10 @@ class _Lost(Exception):
 
 class Garbled(Exception):
     """The process said what a sound one does not say. The message holds nothing of it."""
+
+
+class _Faulty(Exception):
+    """The process met a fault of ours; the message is an exception's name."""
 
 
 class _Seat:
@@ -212,6 +238,7 @@ class _Process:
         """Returns when it is ready.
 
         Raises:
+            Defect: a fault of ours keeps it from starting.
             TransientError: it cannot be started.
         """
         self.made = 0
@@ -237,8 +264,10 @@ class _Process:
             deadline = time.monotonic() + start_s
             self._send(settings, deadline)
             kind, head, _ = self._receive(deadline)
+            if kind == photo_process.FAILED:
+                raise _not_ready(head)
             if kind != photo_process.READY:
-                raise _Lost(_text(head) if kind == photo_process.FAILED else "something else than ready was said")
+                raise Garbled("something else than ready was said")
         except (_Lost, Garbled) as problem:
             self.end()
             raise TransientError(f"photo process: not ready: {problem}") from None
@@ -330,13 +359,28 @@ def _environment() -> dict[str, str]:
     }
 
 
+def _not_ready(head: bytes) -> Defect | TransientError:
+    """Why a process did not start, in words of ours: a fault that is known, or an exception's name."""
+    text = _text(head)
+    if text in FAULTS:
+        return Defect(text)
+    name = _exception(head)
+    return (Defect if name == Defect.__name__ else TransientError)(f"photo process: not ready: {name}")
+
+
+def _exception(head: bytes) -> str:
+    """The name of an exception."""
+    name = _text(head)
+    if not _EXCEPTION.fullmatch(name):
+        raise Garbled("words that name no exception")
+    return name
+
+
 def _text(head: bytes) -> str:
-    """Words of a process, as one short line."""
     try:
-        text = _TEXT.validate_json(head, strict=True)
+        return _TEXT.validate_json(head, strict=True)
     except ValidationError:
         raise Garbled("words that are none") from None
-    return "".join(letter if letter.isprintable() else " " for letter in text[:_TEXT_MAX])
 
 
 def checked(head: bytes, body: bytes, profile: PhotoProfile) -> Normalised:
@@ -355,6 +399,10 @@ def checked(head: bytes, body: bytes, profile: PhotoProfile) -> Normalised:
         raise Garbled("a measure without a proper name")
     if not all(map(math.isfinite, _numbers(made))):
         raise Garbled("a number that is not finite")
+    if made.geometry is not None and made.geometry.turn_deg not in _TURNS:
+        raise Garbled("a turn that is no quarter")
+    if made.background == "replaced" and not profile.background.replace:
+        raise Garbled("a background that was not to be replaced")
     if bool(made.rejections) is (made.picture is not None):
         raise Garbled("a picture that was refused, or none that was not")
     if made.picture is not None and not _fits(made, made.picture, profile):
@@ -390,8 +438,25 @@ def _fits(made: Normalised, picture: bytes, profile: PhotoProfile) -> bool:
         and made.quality is not None
         and 1 <= made.quality <= _QUALITY_MAX
         and window.bytes_min <= len(picture) <= window.bytes_max
+        and made.geometry is not None
+        and made.background is not None
+        and made.measures.keys() >= _LENGTHS
         and is_clean(picture, output=output)
     )
+
+
+def checked_thumbnail(body: bytes, *, side_px: int) -> bytes | None:
+    """A small picture, or None where none was said.
+
+    Raises:
+        Garbled: it is no JPEG of that size.
+    """
+    if not body:
+        return None
+    bare = bare_jpeg(body)
+    if bare is None or not all(1 <= side <= side_px for side in (bare.width_px, bare.height_px)):
+        raise Garbled("a small picture that is none")
+    return body
 
 
 def _forget_all() -> None:

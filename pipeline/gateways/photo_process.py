@@ -5,9 +5,12 @@ in JSON, a body of bytes.
 
     to the process     SETTINGS   the profiles and the limits, once, first
                        PHOTO      profile, background.replace or not, adjust; the upload
-    from the process   READY      the models are loaded                       FAILED   why they are not
-                       TAKEN      the upload is read: from here on it bears the consequences
-                       MADE       what became of it; the picture              DEFECT   a fault of ours
+                       THUMBNAIL  the side of a square; the upload
+    from the process   READY      the models are loaded                       FAILED   why they are not: a fault of theirs
+                       TAKEN      the upload is read: from here on it bears            that we know, or an exception's name
+                                  the consequences                            DEFECT   a fault of ours: an exception's name
+                       MADE       what became of a PHOTO; the picture
+                       SMALL      nothing; the THUMBNAIL, empty where there is no picture to be seen
 
 It ends when its stdin does, at the latest `GRACE_S` after the wall time of a photo: nobody has to end it. Signals for the whole
 terminal or service do not concern it, or the photo in hand would look as if it had killed the process.
@@ -29,13 +32,15 @@ from typing import Any, BinaryIO, get_type_hints
 from pipeline.errors import Defect
 from pipeline.photo.profile import PhotoProfile
 from pipeline.photo.result import Adjust, Normalised
+from pipeline.photo.weights import FAULTS
 
 Make = Callable[[bytes, PhotoProfile, Adjust], Normalised]
+Show = Callable[[bytes, int], bytes | None]
 Frame = tuple[bytes, bytes, bytes]
 """Kind, head, body."""
 
-SETTINGS, PHOTO = b"S", b"P"
-READY, FAILED, TAKEN, MADE, DEFECT = b"R", b"F", b"T", b"M", b"D"
+SETTINGS, PHOTO, THUMBNAIL = b"S", b"P", b"H"
+READY, FAILED, TAKEN, MADE, SMALL, DEFECT = b"R", b"F", b"T", b"M", b"J", b"D"
 HEADER = struct.Struct(">cII")
 GRACE_S = 2.0
 
@@ -53,6 +58,14 @@ class Limits:
     memory_mb: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hands:
+    """What makes a picture of an upload, and what makes a small JPEG of it that fits a square of so many pixels."""
+
+    make: Make
+    show: Show
+
+
 def frame(kind: bytes, head: object = None, body: bytes = b"") -> tuple[bytes, bytes]:
     """A frame as it is sent: header and head, then the body, which is not copied.
 
@@ -63,7 +76,7 @@ def frame(kind: bytes, head: object = None, body: bytes = b"") -> tuple[bytes, b
     return HEADER.pack(kind, len(text), len(body)) + text, body
 
 
-def main(load: Callable[[], Make] | None = None) -> None:
+def main(load: Callable[[], Hands] | None = None) -> None:
     """Make pictures until stdin ends. `load` gets what is needed for that ready."""
     requests, answers = _own_streams()
     _hear_no_signals()
@@ -78,48 +91,53 @@ def main(load: Callable[[], Make] | None = None) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_AS, (space, space))
         profiles = {name: _profile(raw) for name, raw in told["profiles"].items()}
-        make = (load or _load)()
+        hands = (load or _load)()
     except Exception as problem:  # noqa: BLE001 - whatever it is, the parent has to be told
-        text = str(problem) if isinstance(problem, Defect) else f"{type(problem).__name__}: {problem}"
-        _write(answers, frame(FAILED, text))
+        known = isinstance(problem, Defect) and str(problem) in FAULTS
+        _write(answers, frame(FAILED, str(problem) if known else type(problem).__name__))
         return
     resource.setrlimit(resource.RLIMIT_NOFILE, (_OPEN_FILES, _OPEN_FILES))
     _write(answers, frame(READY))
     while (request := _read(requests)) is not None:
         _bound(limits)
         _write(answers, frame(TAKEN))
-        _write(answers, _answer(request, profiles, make))
+        _write(answers, _answer(request, profiles, hands))
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def _load() -> Make:
+def _load() -> Hands:
     from pipeline.photo import faces
     from pipeline.photo.normalise import normalise
+    from pipeline.photo.thumbnail import thumbnail
 
     vision = faces.load()
 
     def make(data: bytes, profile: PhotoProfile, adjust: Adjust) -> Normalised:
         return normalise(data, profile=profile, vision=vision, adjust=adjust)
 
-    return make
+    return Hands(make=make, show=lambda data, side_px: thumbnail(data, side_px=side_px))
 
 
-def _answer(request: Frame, profiles: Mapping[str, PhotoProfile], make: Make) -> tuple[bytes, bytes]:
+def _answer(request: Frame, profiles: Mapping[str, PhotoProfile], hands: Hands) -> tuple[bytes, bytes]:
     """A `MemoryError` ends the process: what is left of its memory is nothing to go on with."""
-    wanted = json.loads(request[1])
-    profile = profiles[wanted["profile"]]
-    if wanted["replace_background"]:
-        profile = replace(profile, background=replace(profile.background, replace=True))
-    adjust = Adjust(**wanted["adjust"]) if wanted["adjust"] else Adjust()
+    kind, head, body = request
+    wanted = json.loads(head)
     try:
-        made = make(request[2], profile, adjust)
+        if kind == THUMBNAIL:
+            return frame(SMALL, None, hands.show(body, wanted["side_px"]) or b"")
+        profile = allowing(profiles[wanted["profile"]], replace_background=wanted["replace_background"])
+        adjust = Adjust(**wanted["adjust"]) if wanted["adjust"] else Adjust()
+        made = hands.make(body, profile, adjust)
         return frame(MADE, replace(made, picture=None), made.picture or b"")
     except MemoryError:
         raise
-    except Defect as defect:
-        return frame(DEFECT, str(defect))
     except Exception as problem:  # noqa: BLE001 - a fault of ours in one photo must not cost its neighbours
-        return frame(DEFECT, f"photo: {type(problem).__name__}")
+        return frame(DEFECT, type(problem).__name__)
+
+
+def allowing(profile: PhotoProfile, *, replace_background: bool) -> PhotoProfile:
+    """The profile of one request: a background may be replaced if the profile or the request says so."""
+    return replace(profile, background=replace(profile.background, replace=True)) if replace_background else profile
 
 
 def _bound(limits: Limits) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 
-from PIL import Image, ImageChops, ImageCms
+from PIL import Image, ImageChops, ImageCms, PngImagePlugin
 
 from pipeline.photo.findings import Finding, find
 from pipeline.photo.sniff import Format, Header, png_is_whole
@@ -43,7 +43,9 @@ _REFUSED_MODES: Mapping[str, str] = MappingProxyType(
     }
 )
 
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * 1024 * 1024  # Pillow's own bound, 64 MiB of characters, can be 256 MB of memory
 _NEVER_DECODED = ((128, 128),) * 3  # every coefficient 0, in RGB
+_ICC_KEPT_BYTES = 65536
 _DRAFT_SCALES = (8, 4, 2, 1)
 _PILLOW_NAMES: Mapping[Format, str] = MappingProxyType({"jpeg": "JPEG", "png": "PNG", "heic": "HEIF"})
 
@@ -160,7 +162,8 @@ def to_srgb(image: Image.Image, icc: bytes) -> tuple[Image.Image, Finding | None
     if not icc:
         return image, None
     try:
-        return ImageCms.applyTransform(image, _transform(icc)) or image, None
+        transform = _transform if len(icc) <= _ICC_KEPT_BYTES else _transform.__wrapped__
+        return ImageCms.applyTransform(image, transform(icc)) or image, None
     except Exception:  # noqa: BLE001 - LittleCMS reports a bad profile as OSError, PyCMSError or ValueError
         return image, find("ICC_IGNORED")
 

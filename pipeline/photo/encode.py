@@ -7,6 +7,7 @@ EXIF, XMP, comments, thumbnails or trailing bytes can come along.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,8 +17,14 @@ from pipeline.photo.findings import Finding, find
 from pipeline.photo.profile import FileWindow, Output, PhotoProfile
 from pipeline.photo.sniff import jpeg_segments
 
-_SOF0, _APP0, _COMMENT = 0xC0, 0xE0, 0xFE
-_METADATA = frozenset({*range(0xE1, 0xF0), _COMMENT})
+# ITU-T T.81, B.1 and B.2
+_START, _END = b"\xff\xd8", b"\xff\xd9"
+_APP0, _DQT, _SOF0, _DHT, _SOS = 0xE0, 0xDB, 0xC0, 0xC4, 0xDA
+_ORDER = re.compile(rb"\xe0\xdb+\xc0\xc4+\xda")
+_STRAY = re.compile(rb"\xff(?!\x00)")  # in a scan without restarts nothing else follows FF
+_WHOLE_SPECTRUM = b"\x00\x3f\x00"
+_HUFFMAN = [0x00, 0x01, 0x10, 0x11]
+_NO_TABLE = 0xFF
 _SAMPLING_420 = b"\x22\x11\x11"
 
 
@@ -81,16 +88,73 @@ def nearest_quality(size_at: Callable[[int], int], *, profile: PhotoProfile) -> 
 
 def is_clean(data: bytes, *, output: Output) -> bool:
     """Whether a file is what `encode` promises: size, density, one baseline 4:2:0 scan, and nothing besides the picture."""
-    segments = list(jpeg_segments(data))
-    frames = [s.payload for s in segments if s.marker == _SOF0]
-    heads = [s.payload for s in segments if s.marker == _APP0]
-    if len(frames) != 1 or len(heads) != 1 or any(s.marker in _METADATA for s in segments):
+    bare = bare_jpeg(data)
+    if bare is None:
         return False
-    frame, density = frames[0], output.dpi.to_bytes(2, "big")
-    size = output.height_px.to_bytes(2, "big") + output.width_px.to_bytes(2, "big")
-    jfif = heads[0][:5] == b"JFIF\0" and heads[0][7:14] == b"\x01" + density + density + b"\0\0"
-    whole = data.count(b"\xff\xda") == 1 and data.find(b"\xff\xd9") == len(data) - 2
-    return jfif and whole and frame[1:5] == size and frame[7::3] == _SAMPLING_420
+    density = output.dpi.to_bytes(2, "big")
+    return (
+        (bare.width_px, bare.height_px) == (output.width_px, output.height_px)
+        and bare.density == b"\x01" + density + density
+        and bare.sampling == _SAMPLING_420
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BareJpeg:
+    """The header of a JPEG with nothing in it besides a colour picture: its size, JFIF's unit and densities, and the sampling of
+    the three components."""
+
+    width_px: int
+    height_px: int
+    density: bytes
+    sampling: bytes
+
+
+def bare_jpeg(data: bytes) -> BareJpeg | None:
+    """The header of a file that is one JFIF head, the tables, one baseline frame of three components and its one scan, byte after
+    byte; None when anything is missing, doubled, out of order or more than that. Decodes nothing."""
+    at = 2
+    found: dict[int, list[bytes]] = {}
+    order = bytearray()
+    for segment in jpeg_segments(data):
+        if segment.offset != at + 4:  # a filler or a marker without a segment lies between
+            return None
+        at = segment.offset + len(segment.payload)
+        order.append(segment.marker)
+        found.setdefault(segment.marker, []).append(segment.payload)
+    if not (data.startswith(_START) and data.endswith(_END) and _ORDER.fullmatch(order)):
+        return None
+    if at >= len(data) - 2 or _STRAY.search(data, at, len(data) - 2):
+        return None
+    head, frame, scan = (found[marker][0] for marker in (_APP0, _SOF0, _SOS))
+    jfif = len(head) == 14 and head[:7] == b"JFIF\0\x01\x01" and head[12:] == b"\0\0"
+    colour = len(frame) == 15 and frame[:1] == b"\x08" and frame[5:6] == b"\x03"
+    single = len(scan) == 10 and scan[:1] == b"\x03" and scan[7:] == _WHOLE_SPECTRUM
+    tables = _tables(found[_DQT], lambda _: 65) == [0, 1] and _tables(found[_DHT], _huffman_length) == _HUFFMAN
+    if not (jfif and colour and single and tables):
+        return None
+    return BareJpeg(
+        width_px=int.from_bytes(frame[3:5], "big"),
+        height_px=int.from_bytes(frame[1:3], "big"),
+        density=head[7:12],
+        sampling=frame[7::3],
+    )
+
+
+def _tables(payloads: list[bytes], length: Callable[[bytes], int]) -> list[int]:
+    """The sorted numbers of the tables in segments of one kind; a number no table can have where one is cut off."""
+    numbers = []
+    for payload in payloads:
+        rest = payload
+        while rest:
+            numbers.append(rest[0] if len(rest) >= length(rest) else _NO_TABLE)
+            rest = rest[length(rest) :]
+    return sorted(numbers)
+
+
+def _huffman_length(table: bytes) -> int:
+    """A byte for class and number, sixteen counts, and as many symbols as they say."""
+    return 17 + sum(table[1:17])
 
 
 def _fits(size: int, window: FileWindow) -> bool:

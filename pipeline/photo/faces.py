@@ -6,7 +6,6 @@ background; `models/PROVENANCE.md` says where they come from. One thread each: m
 
 from __future__ import annotations
 
-import hashlib
 import math
 import os
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipeline.errors import Defect
 from pipeline.photo.vision import MESH_SIDE, PERSON_SIDE, Mesh, Pixels, Seen
+from pipeline.photo.weights import DETECTOR, LANDMARKS, MODELS, SEGMENTATION, checked
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when the library is loaded
@@ -24,10 +24,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read once, when the libra
 import onnxruntime  # type: ignore[import-untyped, unused-ignore]
 from ai_edge_litert.interpreter import Interpreter  # type: ignore[import-untyped, unused-ignore]
 
-MODELS = Path(__file__).parent / "models"
-DETECTOR = "face_detection_yunet_2023mar_free.onnx"
-LANDMARKS = "face_landmark.tflite"
-SEGMENTATION = "selfie_segmentation.tflite"
+__all__ = ["DETECTOR", "LANDMARKS", "MODELS", "SEGMENTATION", "Models", "as_detector_input", "as_unit", "load"]
 
 # The published decoding of YuNet: three strides, each with these four heads.
 _STRIDES = (8, 16, 32)
@@ -43,22 +40,7 @@ def load(directory: Path = MODELS) -> Models:
     Raises:
         Defect: a file is missing or is not the one that was tried.
     """
-    return Models(**{name: _checked(directory, file) for name, file in _FILES.items()})
-
-
-_FILES = {"detector": DETECTOR, "landmarks": LANDMARKS, "segmentation": SEGMENTATION}
-
-
-def _checked(directory: Path, name: str) -> bytes:
-    try:
-        sums = (directory / "SHA256SUMS").read_text(encoding="ascii").splitlines()
-        data = (directory / name).read_bytes()
-    except (OSError, UnicodeDecodeError) as problem:
-        raise Defect(f"model {name}: {problem}; install the release again") from problem
-    wanted = {line[66:]: line[:64] for line in sums}
-    if hashlib.sha256(data).hexdigest() != wanted.get(name):
-        raise Defect(f"model {name} is not the file this release was tried with; install the release again")
-    return data
+    return Models(**checked(directory))
 
 
 class Models:

@@ -69,6 +69,7 @@ def background_kind(measures: Mapping[str, float], limits: Background) -> Kind:
         measures["background_luma_sd"] <= limits.plain_luma_sd_max
         and measures["background_edge"] <= limits.plain_edge_max
         and measures["background_rim"] <= limits.plain_rim_max
+        and measures["background_print"] <= limits.plain_print_max
     )
     if not plain:
         return "busy"
@@ -88,16 +89,19 @@ def background(kind: Kind, measures: Mapping[str, float], limits: Background) ->
             allowed = {
                 "background_luma_sd": ("sd", limits.plain_luma_sd_max),
                 "background_edge": ("edge", limits.plain_edge_max),
-                "background_rim": ("rim", limits.plain_rim_max),
+                "background_rim": ("border", limits.plain_rim_max),
+                "background_print": ("print", limits.plain_print_max),
             }
             name, (word, most) = next((n, a) for n, a in allowed.items() if measures[n] > a[1])
-            yield find("BACKGROUND_NOT_PLAIN", measured=round(measures[name], 2), limit=f"{word} <= {most:g}")
+            yield find("BACKGROUND_NOT_PLAIN", measured=round(measures[name], 3), limit=f"{word} <= {most:g}")
         case "near_white":
             yield find("BACKGROUND_WHITENED", measured=round(measures["background_luma_mean"], 1))
         case "plain":
             code = "BACKGROUND_REPLACED" if limits.replace else "BACKGROUND_NOT_WHITE"
-            limit = f"mean >= {limits.near_luma_mean_min:g}, spread <= {limits.near_spread_max:g}"
-            yield find(code, measured=round(measures["background_luma_mean"], 1), limit=limit)
+            dark = measures["background_luma_mean"] < limits.near_luma_mean_min
+            limit = f"mean >= {limits.near_luma_mean_min:g}" if dark else f"spread <= {limits.near_spread_max:g}"
+            measured = measures["background_luma_mean" if dark else "background_spread"]
+            yield find(code, measured=round(measured, 2), limit=limit)
 
 
 def _exposure(measures: Mapping[str, float], limits: Limits) -> Iterator[Finding]:

@@ -85,6 +85,7 @@ def background(picture: Image.Image, luma: Image.Image, seen: Image.Image) -> di
         "background_spread": max(colour) - min(colour),
         "background_edge": _sobel_mean(np.asarray(luma), np.asarray(seen) > 0),
         "background_rim": _rim(picture, seen),
+        "background_print": tally(step_from(picture, median_colour(picture, seen)), seen)[0].share(_RIM_STEP + 1, 255),
     }
 
 
@@ -99,13 +100,13 @@ def lab(rgb: tuple[float, float, float]) -> tuple[float, float, float]:
 
 
 def _rim(picture: Image.Image, seen: Image.Image) -> float:
-    """The share of the picture's outermost pixels, down to the lowest background seen, that are not of the background's colour."""
+    """The share of the pixels along the picture's edge that are not of the background's colour: at the top, or at a side down to the
+    lowest background seen, whichever has most."""
     box = seen.getbbox()
     if box is None:
         return 0.0
     step = np.asarray(step_from(picture, median_colour(picture, seen)))[: box[3]] > _RIM_STEP
-    rim = np.concatenate((step[0], step[:, 0], step[:, -1]))
-    return float(rim.mean())
+    return max(float(edge.mean()) for edge in (step[0], step[:, 0], step[:, -1]))
 
 
 def _face_box(pose: Pose, size: tuple[int, int]) -> Box:

@@ -125,9 +125,15 @@ class _Work:
         if adjust != _AS_IT_IS:
             self._measures["roll_deg"] = found.pose.roll_deg - turn  # what a person leaves is judged, not what came in
         self._findings += judge.face(self._measures, profile.limits)
-        person = see(found.image, found.pose, vision, roll_deg=turn, profile=profile)
+        person = see(found.image, found.pose, vision, roll_deg=roll, profile=profile)
         self._watch.lap("person")
-        cut = (self._kept(person) if adjust == _AS_IT_IS else None) or self._cut(person, turn, adjust)
+        cut: _Cut | Finding | None = self._kept(person) if adjust == _AS_IT_IS else None
+        if cut is None:
+            frame = self._frame(person)
+            if adjust != _AS_IT_IS:
+                person = see(found.image, found.pose, vision, roll_deg=turn, profile=profile)
+                frame = self._moved(frame, person, adjust)
+            cut = self._cut(person, frame, turn)
         self._watch.lap("cut")
         if isinstance(cut, Finding):
             return self._done(None, None, None, [cut])
@@ -147,14 +153,14 @@ class _Work:
         if image.size != size or abs(pose.roll_deg) > profile.layout.keep_roll_deg:
             return None
         crown_px = pose.eye_mid[1] - person.room.crown * pose.width
-        if layout.outside(measure.lengths(pose, crown_px=crown_px, profile=profile), profile):
+        lengths = measure.lengths(pose, crown_px=crown_px, profile=profile)
+        if lengths["chin_to_bottom_px"] < profile.layout.collar_min_px or layout.outside(lengths, profile):
             return None
         picture = self._in_srgb(image)
         return _Cut(picture, picture.convert("L"), pose, _IDENTITY, crown_px)
 
-    def _cut(self, person: Person, turn: float, adjust: Adjust) -> _Cut | Finding:
+    def _cut(self, person: Person, frame: Frame, turn: float) -> _Cut | Finding:
         """Level, place and cut in one resampling, from a finer decoding where this one has too few pixels for the face."""
-        frame = self._frame(person, adjust)
         self._note(frame, person, turn)
         pose = self._found.pose
         matrix = similarity(
@@ -173,12 +179,15 @@ class _Work:
         crown_px = frame.eye_y - person.room.crown * frame.face_px
         return _Cut(cut, cut.convert("L"), pose.moved(inverse(matrix)), matrix, crown_px)
 
-    def _frame(self, person: Person, adjust: Adjust) -> Frame:
-        """The automatic frame, as a person moved it."""
+    def _frame(self, person: Person) -> Frame:
         frame = layout.place(person.room, self._profile)
         cuts = {"cut_left": person.cut_at_left(frame), "cut_right": person.cut_at_right(frame)}
         if any(cuts.values()):
             frame = layout.place(replace(person.room, **cuts), self._profile)
+        return frame
+
+    def _moved(self, frame: Frame, person: Person, adjust: Adjust) -> Frame:
+        """The automatic frame as somebody moved it; `person` is seen by how it is turned now."""
         return layout.framed(
             person.room,
             self._profile,

@@ -17,7 +17,7 @@ from pipeline.photo.layout import Frame, Room
 from pipeline.photo.pose import Pose, inverse, similarity
 from pipeline.photo.profile import PhotoProfile
 from pipeline.photo.resample import view
-from pipeline.photo.result import Matrix
+from pipeline.photo.result import Matrix, Point
 from pipeline.photo.tally import median_colour, step_from, tally
 from pipeline.photo.vision import PERSON_SIDE, Vision
 
@@ -33,7 +33,8 @@ _MIDDLE = PERSON_SIDE // 2
 _MIXED_PX = 2  # so far resampling mixes the white beyond the source into its last pixels
 _SLACK_PX = 2  # a frame that leaves the source by less touches it
 _PAD = 64
-_SHOULDER_FW = 0.83  # half a picture whose face is the widest common one
+_SHOULDER_FW = 0.83  # to the side: half a picture
+_SHOULDERS_FW = 1.3  # down: where shoulders reach a picture's sides
 _SURE = 0.5
 # All given for a face 207 px wide; the tile is coarser by this.
 _GRAIN = UNIT / 207
@@ -88,26 +89,34 @@ def see(image: Image.Image, pose: Pose, vision: Vision, *, roll_deg: float, prof
     room = Room(
         crown=(_EYE_ROW - crown_row) / UNIT,
         chin=pose.length / pose.width,
-        below=min(_reach(pose, roll_deg, image.size, start=x, down=True) for x in (-_SHOULDER_FW, 0, _SHOULDER_FW)),
-        left=_reach(pose, roll_deg - 180, image.size),
-        right=_reach(pose, roll_deg, image.size),
+        below=_reach(pose, roll_deg, image.size, [(x, 0.0) for x in (-_SHOULDER_FW, 0.0, _SHOULDER_FW)], (0, 1)),
+        left=_reach(pose, roll_deg, image.size, [(0.0, y) for y in (0.0, _SHOULDERS_FW)], (-1, 0)),
+        right=_reach(pose, roll_deg, image.size, [(0.0, y) for y in (0.0, _SHOULDERS_FW)], (1, 0)),
     )
     return Person(mask=mask, inside=inside, free=free, matrix=matrix, room=room)
 
 
-def _reach(pose: Pose, turn_deg: float, size: tuple[int, int], *, start: float = 0, down: bool = False) -> float:
-    """How far the source goes on from the eyes (from `start` beside them) along the eye line, or down across it."""
+def _reach(pose: Pose, turn_deg: float, size: tuple[int, int], starts: list[Point], way: tuple[int, int]) -> float:
+    """How far the source goes on in one levelled direction, up to the edge on that side: the least of some starts (fw from the eyes).
+
+    A start outside the source does not count. In a source that has to be turned the other edges come nearer on the way, which only
+    matters where the person touches them.
+    """
     cos, sin = math.cos(math.radians(turn_deg)), math.sin(math.radians(turn_deg))
-    x, y = pose.eye_mid[0] + start * pose.width * cos, pose.eye_mid[1] + start * pose.width * sin
-    if start and not (0 <= x <= size[0] and 0 <= y <= size[1]):
+    axis = 0 if way[0] else 1
+    step = (way[0] * cos - way[1] * sin, way[0] * sin + way[1] * cos)[axis]
+    limit = size[axis] if sum(way) > 0 else 0
+    if step * sum(way) <= 0:  # turned by a right angle and more: no way leads there
         return math.inf
-    steps = (-sin, cos) if down else (cos, sin)
-    ways = [
-        ((limit if step > 0 else 0) - at) / step
-        for at, step, limit in zip((x, y), steps, size, strict=True)
-        if abs(step) > 1e-9
-    ]
-    return max(0.0, min(ways)) / pose.width
+    ways = []
+    for x, y in starts:
+        at = (
+            pose.eye_mid[0] + (x * cos - y * sin) * pose.width,
+            pose.eye_mid[1] + (x * sin + y * cos) * pose.width,
+        )
+        if all(0 <= place <= most for place, most in zip(at, size, strict=True)):
+            ways.append((limit - at[axis]) / step / pose.width)
+    return max(0.0, min(ways, default=math.inf))
 
 
 def _grown(mask: NDArray[np.float32], margin_px: float) -> NDArray[np.bool_]:

@@ -68,8 +68,8 @@ class Layout:
 class Background:
     """What counts as plain, white and nearly white, on the picture in 8-bit sRGB, and whether another colour is replaced.
 
-    Plain: the standard deviation of luma, the mean 3×3 Sobel magnitude, and the share of the outermost pixels that are of another
-    colour (a border) are at most these. White: plain, and the 5th
+    Plain: the standard deviation of luma, the mean 3×3 Sobel magnitude, and the shares of pixels of another colour
+    along one edge (a border) and anywhere (a date, a mark) are at most these. White: plain, and the 5th
     percentile of luma and the spread (max − min) of the mean colour are inside these. Near white likewise, by its mean.
     """
 
@@ -79,6 +79,7 @@ class Background:
     plain_luma_sd_max: float
     plain_edge_max: float
     plain_rim_max: float
+    plain_print_max: float
     white_luma_p5_min: float
     white_spread_max: float
     near_luma_mean_min: float

@@ -24,7 +24,7 @@ from pipeline.services.context import Context
 from pipeline.services.run_stage import Moved, write_down
 from pipeline.stages.base import Decision
 from pipeline.stages.photo import NEXT, Photo, PhotoJudged
-from pipeline.store import applications, audit, photos
+from pipeline.store import applications, audit, erasures, photos
 from pipeline.store.applications import Claimed
 from pipeline.store.engine import Tx
 from pipeline.store.photos import KeptPhoto
@@ -34,6 +34,7 @@ PERSONS_CODES = tuple(code for code, entry in CATALOGUE.items() if entry.by == "
 
 _SCALE = (0.5, 2.0)
 _ROLL_DEG = 45.0
+"""What may be asked for. How far the head may lean in the picture is a finding of the picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,11 +247,14 @@ def recrop(
     )[application_id]
     if isinstance(made, ZhikaError):
         raise made
+    name = context.objects.put(_good(made, profile))
+    with context.store.transaction() as tx:
+        erasures.retire_unnamed(tx, application_id, name, now=context.now())
     candidate = PhotoJudged(
         application_id=application_id,
         state="review",
         original=before.original,
-        object_name=context.objects.put(_good(made, profile)),
+        object_name=name,
         profile=profile.name,
         profile_version=profile.version,
         normalised=made,

@@ -1,7 +1,8 @@
 """Photos whose time is over: who has them still, and which objects are to be removed.
 
 An object is *retired* first: in one transaction its application lets go of it, and a row of `objects_retired` names it until it is
-off the disk. Whatever dies in between, that row is there. Knows every column that names an object; whoever adds one adds it to `_HOLDERS`.
+off the disk. Whatever dies in between, that row is there. The picture of a person's crop is retired before it is named, since it may
+never be. Knows every column that names an object; whoever adds one adds it to `_HOLDERS`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from sqlalchemy import (
 
 from pipeline.states import LIVE, STATUSES
 from pipeline.store import tables as t
-from pipeline.store.engine import Tx, given, on_conflict_nothing, params
+from pipeline.store.engine import Tx, given, params, upserting
 from pipeline.store.types import Instant
 
 ENDED = tuple(name for name in STATUSES if name not in LIVE)
@@ -49,7 +50,7 @@ _HOLDERS: tuple[tuple[Column[Any], Mapping[Column[Any], str | None]], ...] = (
     (c.application_id, {c.face: None}),
 )
 _ID = Column("id", Text)
-_RETIRED = (Column("application_id", Text), Column("object", Text))
+_RETIRED = (Column("application_id", Text), Column("object", Text), Column("retired_at", Instant))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,13 +151,30 @@ def retire(tx: Tx, applications: Sequence[Holding], *, now: datetime) -> int:
     chosen = {"given": params([{"id": i} for i in found])}
     names = _objects_of(ids).subquery()
     source = select(names.c.application_id, names.c.object, bindparam("now", type_=Instant)).where(true())
-    insertion = on_conflict_nothing(tx, t.objects_retired)
-    tx.conn.execute(insertion.from_select(["application_id", "object", "retired_at"], source), {**chosen, "now": now})
+    remember(tx, source, {**chosen, "now": now})
     for owner, columns in _HOLDERS:
         some = or_(*(_names(column, empty) for column, empty in columns.items()))
         emptied = {column.name: empty for column, empty in columns.items()}
         tx.conn.execute(update(owner.table).where(owner.in_(ids), some).values(emptied), chosen)
     return len(found)
+
+
+def remember(tx: Tx, source: Select[Any], told: Mapping[str, Any]) -> None:
+    """Retire the objects that `source` selects with the parameters `told`: application, object, time.
+
+    What is remembered already is retired anew, so that `forget` leaves it to whoever has not seen that.
+    """
+    insertion = upserting(tx, t.objects_retired).from_select([column.name for column in _RETIRED], source)
+    anew = {"retired_at": insertion.excluded.retired_at}
+    tx.conn.execute(insertion.on_conflict_do_update(index_elements=[r.application_id, r.object], set_=anew), told)
+
+
+def retire_unnamed(tx: Tx, application_id: str, name: str, *, now: datetime) -> None:
+    """Retire an object that was put and that the application is about to name: should it never do so, the object is erased."""
+    rows = given(tx, *_RETIRED)
+    source = select(*rows.c).where(true())
+    row = {"application_id": application_id, "object": name, "retired_at": now}
+    remember(tx, source, {"given": params([row])})
 
 
 def retired(tx: Tx, *, after: tuple[str, str], limit: int) -> list[Retired]:
@@ -168,7 +186,7 @@ def retired(tx: Tx, *, after: tuple[str, str], limit: int) -> list[Retired]:
         .limit(limit)
     )
     found = tx.conn.execute(page).all()
-    asked = given(tx, *_RETIRED)
+    asked = given(tx, *_RETIRED[:2])
     told = {"given": params([{"application_id": row.application_id, "object": row.object} for row in found])}
     named = union(*(select(column).where(column.in_(select(asked.c.object)), some) for _, column, some in _naming()))
     pairs = select(asked.c.application_id, asked.c.object)
@@ -182,16 +200,19 @@ def retired(tx: Tx, *, after: tuple[str, str], limit: int) -> list[Retired]:
 
 
 def forget(tx: Tx, gone: Sequence[Retired]) -> frozenset[tuple[str, str]]:
-    """Objects that are off the disk, or needed after all. Returns the keys that were remembered until now."""
+    """Objects that are off the disk, or needed after all. Returns the keys that were remembered until now.
+
+    One that was retired anew since it was read is remembered still.
+    """
     if not gone:
         return frozenset()
     rows = given(tx, *_RETIRED)
     statement = (
         delete(t.objects_retired)
-        .where(tuple_(r.application_id, r.object).in_(select(rows.c.application_id, rows.c.object)))
+        .where(tuple_(r.application_id, r.object, r.retired_at).in_(select(*rows.c)))
         .returning(r.application_id, r.object)
     )
-    told = params([{"application_id": x.application_id, "object": x.name} for x in gone])
+    told = params([{"application_id": x.application_id, "object": x.name, "retired_at": x.at} for x in gone])
     return frozenset((row.application_id, row.object) for row in tx.conn.execute(statement, {"given": told}))
 
 

@@ -17,9 +17,9 @@ from pipeline.photo.findings import Finding, restored
 from pipeline.photo.result import Adjust, Geometry, Normalised
 from pipeline.stages.base import PictureFact
 from pipeline.stages.photo import PhotoJudged
-from pipeline.store import audit
+from pipeline.store import audit, erasures
 from pipeline.store import tables as t
-from pipeline.store.engine import Tx, given, on_conflict_nothing, params, upserting
+from pipeline.store.engine import Tx, given, params, upserting
 from pipeline.store.types import Instant, Json, Record
 
 a = t.applications.c
@@ -114,8 +114,7 @@ def _remember_replaced(tx: Tx, values: Mapping[str, Any]) -> None:
         .join(rows, rows.c.application_id == p.application_id)
         .where(p.picture.is_not(None), p.picture.is_distinct_from(rows.c.picture))
     )
-    names = ["application_id", "object", "retired_at"]
-    tx.conn.execute(on_conflict_nothing(tx, t.objects_retired).from_select(names, source), values)
+    erasures.remember(tx, source, values)
 
 
 def _run(fact: PhotoJudged) -> dict[str, Any]:

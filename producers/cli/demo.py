@@ -21,11 +21,12 @@ from config.wiring import Installation
 from pipeline.clock import SHANGHAI, VirtualClock
 from pipeline.errors import Conflict, NotFound
 from pipeline.person import mask_name, mask_number
-from pipeline.photo.thumbnail import thumbnail
+from pipeline.photo.result import Normalised
 from pipeline.services import stock as stocking
 from pipeline.states import public_status
 from pipeline.store import applications, audit, custody, outbox, photos, stock, views
 from pipeline.store.photos import KeptPhoto
+from producers.cli.photo_report import shown
 from producers.cli.report import CaseStory, Event, PhotoStory, RefusedRow, RegionRow, Story, region_table, write_report
 from producers.embedded import embedded, wait_quiet
 from producers.file_intake import Taken, take_file
@@ -36,8 +37,8 @@ from producers.simulators.outlet import Outlets, nine_in_ten
 START = datetime(2026, 3, 2, 9, 0, tzinfo=SHANGHAI)
 """Monday morning in an ordinary week of a year whose holidays are published."""
 THUMBNAIL_PX = 420
-UNREADABLE_BYTES = 1000
-"""What the report gets of an upload that is no picture: enough to say so."""
+NO_PICTURE = b"no picture"
+"""What the report gets of an upload that cannot be shown: enough to say so."""
 SPOILS = frozenset({7})
 """Which blank of the box fails while it is written."""
 
@@ -329,7 +330,7 @@ class Demo:
             bank_card_masked=None,
             blank_serial=card.blank_serial if card else None,
             card_number_masked=mask_number(card.card_number, head=2, tail=2) if card else None,
-            photo_before=_thumbnail(installation, app.photo_original),
+            photo_before=_thumbnail(installation, app.photo_original, kept),
             photo_after=None if kept is None else _stored(installation, kept.picture),
             photo=None if kept is None else _photo(installation, kept),
             face=face,
@@ -364,7 +365,10 @@ def _stored(installation: Installation, name: str | None) -> bytes | None:
         return None
 
 
-def _thumbnail(installation: Installation, name: str | None) -> bytes | None:
-    """A small JPEG of a kept photo; None when there is none, the bytes themselves when they are no picture."""
+def _thumbnail(installation: Installation, name: str | None, kept: KeptPhoto | None) -> bytes | None:
+    """A small JPEG of a kept upload; None when there is none, `NO_PICTURE` when it cannot be shown."""
     data = _stored(installation, name)
-    return None if data is None else thumbnail(data, side_px=THUMBNAIL_PX) or data[:UNREADABLE_BYTES]
+    if data is None:
+        return None
+    made = Normalised(picture=None, findings=()) if kept is None else kept.made
+    return shown(data, made, installation.photo_normaliser, side_px=THUMBNAIL_PX) or NO_PICTURE

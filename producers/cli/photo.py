@@ -1,7 +1,7 @@
 """`zhika photo`: pictures for the card from photos, the table of what was found, and what it costs.
 
-Needs no database, no key and no data directory. The photo processes decode; here only what they got through is decoded once more,
-small, for a report. One photo is one JSON object; a folder is one object a line, in the order of names.
+Needs no database, no key and no data directory. The photo processes decode, for a report too. One photo is one JSON object; a
+folder is one object a line, in the order of names.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import hashlib
 import json
 import os
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,12 +24,23 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from config.wiring import Installation
-from pipeline.errors import ZhikaError
+from pipeline.errors import Defect, ZhikaError
+from pipeline.gateways.photo_pool import PhotoPool
 from pipeline.photo.findings import Finding, reason_code
 from pipeline.photo.profile import PhotoProfile
 from pipeline.photo.result import Normalised
 from producers.cli import errors
-from producers.cli.photo_files import Cannot, PhotoFile, no_folder, photos_in, read_photo, real, text_of, write_whole
+from producers.cli.photo_files import (
+    Cannot,
+    PhotoFile,
+    is_null,
+    no_folder,
+    photos_in,
+    read_photo,
+    real,
+    text_of,
+    write_whole,
+)
 from producers.cli.photo_manifest import Expected, differences, read_manifest
 from producers.cli.photo_report import Measured, PhotoCase, measured, page, shown
 from producers.cli.photo_review import app as review_app
@@ -67,7 +80,7 @@ def normalise(
     """Make the picture for the card, from any photo.
 
     Exit 0: written. 4: refused by a finding, nothing is written and an older OUT stays. 1: IN cannot be opened, OUT cannot be
-    written, or a fault.
+    written, or a fault. With /dev/null as OUT it only measures.
     """
     desk = _Desk(profile, report, in_json=wants_json(output, as_json))
     if os.path.isdir(source):
@@ -185,6 +198,7 @@ class _Desk:
         self._profile = _profile(self._installation, profile)
         self._report = report
         self._in_json = in_json
+        self._building = threading.Lock()
         if report is not None and os.path.exists(report) and not os.path.isdir(report):
             raise typer.BadParameter(f"{text_of(report)} 不是文件夹 is no folder", param_hint="--report")
 
@@ -226,7 +240,7 @@ class _Desk:
         done = self._all(photos, expected)
         wrong = sum(bool(differences(row, one.made)) for row, one in zip(expected, done, strict=True))
         say(f"{len(done)} 行 rows: {len(done) - wrong} 相符 agree, {wrong} 不符 differ")
-        self._tell_problems(done)
+        self._tell(done)
         self._write_report(done)
         if wrong:
             raise typer.Exit(errors.REFUSED)
@@ -268,29 +282,41 @@ class _Desk:
         made, problem, case = None, None, None
         try:
             data = read_photo(photo.source, at_most=self._profile.input.bytes_max + 1)
-            made = self._normalised(data)
+            with self._processes() as pool:
+                made = self._normalised(pool, data)
+                if self._report is not None:
+                    case = PhotoCase(title=photo.name, small=shown(data, made, pool), normalised=made)
             if photo.target is not None and made.picture is not None:
                 write_whole(photo.target, made.picture)
-            if self._report is not None:
-                case = PhotoCase(title=photo.name, original=shown(data, made), normalised=made)
         except Cannot as cannot:
             problem = cannot
         elapsed_ms = (time.perf_counter() - began) * 1000
         return _Done(photo=photo, made=made, problem=problem, case=case, elapsed_ms=elapsed_ms)
 
-    def _normalised(self, data: bytes) -> Normalised:
+    @contextmanager
+    def _processes(self) -> Iterator[PhotoPool]:
+        """The photo processes, the same for every thread.
+
+        Raises:
+            Cannot: they do not work.
+        """
         try:
-            made = self._installation.photo_normaliser.normalise({"photo": data}, profile=self._profile.name)["photo"]
+            with self._building:
+                pool = self._installation.photo_normaliser
+            yield pool
         except ZhikaError as fault:
             raise Cannot("fault", f"照片处理程序故障：{fault}", f"the photo processes failed: {fault}") from fault
-        if not isinstance(made, Normalised):
-            raise Cannot("fault", f"照片处理程序故障：{made}", f"the photo processes failed: {made}")
+
+    def _normalised(self, pool: PhotoPool, data: bytes) -> Normalised:
+        made = pool.normalise({"photo": data}, profile=self._profile.name)["photo"]
+        if isinstance(made, Defect):
+            raise made
         return made
 
     # ------------------------------------------------------------------------------------------------------- the end
 
     def _end(self, done: Sequence[_Done]) -> None:
-        self._tell_problems(done)
+        self._tell(done)
         self._write_report(done)
         if any(one.problem is not None for one in done):
             raise typer.Exit(errors.FAILED)
@@ -298,10 +324,14 @@ class _Desk:
             raise typer.Exit(errors.REFUSED)
 
     @staticmethod
-    def _tell_problems(done: Sequence[_Done]) -> None:
+    def _tell(done: Sequence[_Done]) -> None:
+        """What went wrong, and where an older picture could be taken for this photo's."""
         for one in done:
             if one.problem is not None:
                 say(str(one.problem))
+            target = one.photo.target
+            if not one.ok and target is not None and os.path.isfile(target):
+                say(f"{text_of(target)} 未改动，仍是较早的照片 is untouched: an older picture, not {one.photo.name}")
 
     def _write_report(self, done: Sequence[_Done]) -> None:
         cases = [one.case for one in done if one.case is not None]
@@ -309,7 +339,7 @@ class _Desk:
             return
         path = self._report / "report.html"
         try:
-            write_whole(path, page(cases, profile=self._profile).encode())
+            write_whole(path, page(cases, profile=self._profile).encode(), private=True)
         except Cannot as problem:
             say(str(problem))
             raise typer.Exit(errors.FAILED) from problem
@@ -465,7 +495,7 @@ def _check_file(source: Path, out: Path) -> None:
     """A picture replaces a file only, and never the photo it is made of."""
     if os.path.isdir(out):
         raise typer.BadParameter(f"{text_of(out)} 是文件夹，须为文件 is a folder, name a file", param_hint="OUT")
-    if os.path.exists(out) and not os.path.isfile(out):
+    if os.path.exists(out) and not os.path.isfile(out) and not is_null(out):
         raise typer.BadParameter(f"{text_of(out)} 不是普通文件 is no ordinary file", param_hint="OUT")
     if os.path.exists(out) and os.path.exists(source) and os.path.samefile(out, source):
         raise typer.BadParameter("OUT 就是 IN，原照片会丢失 OUT is IN: the photo would be lost", param_hint="OUT")

@@ -115,18 +115,30 @@ def read_photo(path: Path, *, at_most: int) -> bytes:
         raise _cannot("in-unreadable", "无法打开", "cannot open", path, problem) from problem
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """The whole file, or what was there before; its folder is made if need be. Its mode is as the umask says.
+def is_null(path: Path) -> bool:
+    """Whether it is the device that forgets: nothing there can be lost, and it must not be replaced by a file."""
+    try:
+        return os.path.samefile(path, os.devnull)
+    except OSError:
+        return False
+
+
+def write_whole(path: Path, data: bytes, *, private: bool = False) -> None:
+    """The whole file, or what was there before; its folder is made if need be. Modes are as the umask says; of what is private
+    the owner alone may open file and made folder. What goes to /dev/null is gone.
 
     Raises:
         Cannot: it cannot be written.
     """
     path = real(path)
+    file_mode, folder_mode = (0o600, 0o700) if private else (0o666, 0o777)
+    if is_null(path):
+        return
     part = path.with_name(f".zhika-{token_hex(6)}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(mode=folder_mode, parents=True, exist_ok=True)
         try:
-            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666), "wb") as file:
+            with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, file_mode), "wb") as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())

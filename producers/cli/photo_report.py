@@ -1,8 +1,8 @@
 """Photos before and after, with the measured lines on them: one HTML page, and the two drawings for other pages.
 
 The page is a single file that asks nothing of any network and runs no script. Lines and permitted ranges are vectors over the
-pixels; their coordinates are those the photo stage measured, nothing is measured here. What strangers uploaded is decoded only as
-`pipeline.photo.thumbnail` does, and not at all when the photo stage found it too costly.
+pixels; their coordinates are those the photo stage measured, nothing is measured and nothing is decoded here. What strangers
+uploaded is made small by a photo process, and not at all when the photo stage found it too costly.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from pipeline.photo import layout
+from pipeline.photo.encode import bare_jpeg
 from pipeline.photo.findings import Finding, reason_code
 from pipeline.photo.profile import Limits, PhotoProfile
 from pipeline.photo.result import Geometry, Normalised, Point
-from pipeline.photo.thumbnail import thumbnail
 
 SHOWN_PX = 900
 """The longer side of an upload as it is shown, at most."""
@@ -36,18 +36,24 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PhotoCase:
-    """One photo: what the reader calls it, the upload (or what `shown` made of it), and what became of it."""
+    """One photo: what the reader calls it, what `shown` made of the upload, and what became of it."""
 
     title: str
-    original: bytes = field(repr=False)
+    small: bytes = field(repr=False)
     normalised: Normalised
 
 
-def shown(original: bytes, normalised: Normalised) -> bytes:
-    """The upload as a small JPEG, upright by its EXIF; empty when it cannot be decoded or must not be. Shown again it is the same."""
+class Thumbnails(Protocol):
+    """Whoever decodes uploads: `gateways.photo_pool.PhotoPool`."""
+
+    def thumbnail(self, upload: bytes, *, side_px: int) -> bytes | None: ...
+
+
+def shown(upload: bytes, normalised: Normalised, thumbnails: Thumbnails, *, side_px: int = SHOWN_PX) -> bytes:
+    """The upload as a small JPEG, upright by its EXIF; empty when it cannot be decoded or must not be."""
     if any(finding.code in _TOO_COSTLY for finding in normalised.findings):
         return b""
-    return thumbnail(original, side_px=SHOWN_PX) or b""
+    return thumbnails.thumbnail(upload, side_px=side_px) or b""
 
 
 # ------------------------------------------------------------------------------------------------------------ measures
@@ -243,11 +249,10 @@ class _After:
     lengths: Mapping[str, Measured]
 
 
-def before(original: bytes, normalised: Normalised, profile: PhotoProfile | None = None) -> str:
-    """The upload with the picture's frame, face width, eye line, crown and chin drawn on it, as HTML; a word in its place when it
-    cannot be shown, and only the upload when no face was measured."""
-    small = shown(original, normalised)
-    href = _data_uri(small)
+def before(small: bytes, normalised: Normalised, profile: PhotoProfile | None = None) -> str:
+    """What `shown` made of the upload with the picture's frame, face width, eye line, crown and chin drawn on it, as HTML; a word
+    in its place when it is no bare JPEG, and only the upload when no face was measured."""
+    href = "" if bare_jpeg(small) is None else _data_uri(small)
     size = _size(normalised, profile)
     if normalised.geometry is None or size is None:
         return _drawn("plain", href=href)
@@ -342,7 +347,7 @@ def _size(normalised: Normalised, profile: PhotoProfile | None) -> tuple[int, in
 
 
 def _data_uri(jpeg: bytes) -> str:
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}" if jpeg else ""
+    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
 
 
 # ------------------------------------------------------------------------------------------------------------ the page
@@ -376,7 +381,7 @@ def _case_view(case: PhotoCase, profile: PhotoProfile | None) -> _CaseView:
         title=case.title.encode("utf-8", "replace").decode(),
         accepted=not made.rejections,
         normalised=made,
-        before=Markup(before(case.original, made, profile)),
+        before=Markup(before(case.small, made, profile)),
         after=Markup(after(made.picture, made, profile)),
         findings=tuple((found, reason_code(found.code), _LEVEL_TONES[found.level]) for found in made.findings),
         measures=measured(made, profile),

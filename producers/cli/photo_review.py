@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import sys
 from dataclasses import asdict
@@ -20,6 +19,8 @@ from pipeline.photo.result import Adjust
 from pipeline.services import review
 from pipeline.store import views
 from pipeline.store.photos import KeptPhoto
+from producers.cli import errors
+from producers.cli.photo_files import Cannot, write_whole
 from producers.cli.terminal import DataDir, JsonFlag, Output, actor, console, installation_of, print_json, wants_json
 
 app = typer.Typer(no_args_is_help=True, help="Photos that wait for a person.", rich_markup_mode=None)
@@ -66,16 +67,22 @@ def show(
     as_json: JsonFlag = False,
 ) -> None:
     """Write a page with the photo before and after, its measures and findings. The audit log says who looked."""
-    from producers.cli.photo_report import PhotoCase, page
+    from producers.cli.photo_report import PhotoCase, page, shown
 
     in_json = wants_json(output, as_json)
     installation = installation_of(data)
     application_id = _found(installation, name)
     _make_private(out)
+    processes = installation.photo_normaliser  # without them nobody looks
     seen = review.look(installation.context, application_id, actor=by or actor())
     report = out / f"{application_id}.html"
-    case = PhotoCase(title=seen.acceptance_no, original=seen.original, normalised=seen.kept.made)
-    _write_private(report, page([case], profile=_profile(installation, seen.kept)).encode())
+    made = seen.kept.made
+    case = PhotoCase(title=seen.acceptance_no, small=shown(seen.original, made, processes), normalised=made)
+    try:
+        write_whole(report, page([case], profile=_profile(installation, seen.kept)).encode(), private=True)
+    except Cannot as problem:
+        print(f"zhika: {problem}", file=sys.stderr)
+        raise typer.Exit(errors.FAILED) from problem
     if in_json:
         print_json({**as_dict(seen.kept), "status": seen.status, "report": report})
     else:
@@ -212,12 +219,3 @@ def _make_private(directory: Path) -> None:
             f"{directory} is open to others, no photo is written there: name a new folder, or chmod 700",
             code="not-private",
         )
-
-
-def _write_private(path: Path, text: bytes) -> None:
-    """The whole file or none, readable by its owner only."""
-    part = path.with_name(path.name + ".part")
-    part.unlink(missing_ok=True)
-    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(text)
-    part.replace(path)

@@ -128,6 +128,8 @@ def test_a_refused_photo_ends_with_4_and_leaves_the_older_picture_alone(tmp_path
         partial(zhika, tmp_path, "normalise", GOOD, "new.jpg", "--json", settings={"ZHIKA_PHOTO__WALL_S": "0.001"}),
     ])  # fmt: skip
     assert [done.returncode for done in (kept, none, killed)] == [4, 4, 4]
+    assert "old.jpg 未改动，仍是较早的照片 is untouched: an older picture" in kept.stderr
+    assert not any("untouched" in done.stderr for done in (none, killed))
     assert names(tmp_path) == ["old.jpg"]
     assert (tmp_path / "old.jpg").read_bytes() == b"older"
     told = json.loads(kept.stdout)
@@ -139,6 +141,17 @@ def test_a_refused_photo_ends_with_4_and_leaves_the_older_picture_alone(tmp_path
     assert "The photo is blurred." in none.stdout
     assert ">= 25" in none.stdout
     assert codes(json.loads(killed.stdout)) == ["photo.processing_limit"]
+
+
+def test_a_photo_is_measured_by_making_it_for_nowhere(tmp_path: Path) -> None:
+    good, bad = together([
+        partial(zhika, tmp_path, "normalise", GOOD, "/dev/null", "--json"),
+        partial(zhika, tmp_path, "normalise", BLURRED, "/dev/null"),
+    ])  # fmt: skip
+    assert (good.returncode, bad.returncode) == (0, 4), good.stderr
+    assert json.loads(good.stdout)["bytes"] > 14000
+    assert bad.stderr == ""
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
 def says_why(code: str, exit_code: int, stdout: str, stderr: str) -> None:
@@ -266,7 +279,10 @@ def test_the_pictures_of_a_folder_lie_as_their_photos_did(normalised: Normalised
 
 
 def test_the_report_of_a_folder_has_every_photo_that_could_be_opened(normalised: Normalised) -> None:
-    page = (normalised.out.parent / "report" / "report.html").read_text(encoding="utf-8")
+    report = normalised.out.parent / "report"
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (report, report / "report.html")] == [0o700, 0o600]
+    page = (report / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/jpeg;base64,") == 5
     assert page.count("<article") == 8
     assert page.count("<svg") == 5  # before and after of two, before of the refused one
     assert "report.html" in normalised.done.stderr
@@ -337,7 +353,7 @@ def wrong_lines(tmp_path: Path) -> dict[tuple[str, ...], str]:
     return {
         ("check", photo, "--profile", "passport"): "ga-461, ssc-2011, ssc-9-20, ssc-national",
         ("normalise", photo, str(tmp_path)): "name a file",
-        ("normalise", photo, "/dev/null"): "no ordinary file",
+        ("normalise", photo, "/dev/zero"): "no ordinary file",
         ("normalise", photo, photo): "OUT is IN",
         ("normalise", folder, photo): "no folder",
         ("normalise", folder, str(tmp_path / "in" / "out")): "outside IN",
@@ -362,7 +378,7 @@ def test_a_wrong_command_line_ends_with_2_and_says_what_is_wrong(
         assert done.stdout == ""
         assert told in done.stderr, (arguments, done.stderr)
     assert names(tmp_path) == ["in/a.jpg"]
-    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+    assert stat.S_ISCHR(Path("/dev/zero").stat().st_mode)
 
 
 def test_reviewing_stands_beside_making() -> None:

@@ -98,6 +98,10 @@ class StubNormaliser:
         self.asked.append((profile, replace_background, adjust))
         return {key: self._one(data, adjust or Adjust()) for key, data in photos.items()}
 
+    def thumbnail(self, upload: bytes, *, side_px: int) -> bytes | None:
+        """These uploads are words: nothing of them can be shown."""
+        return None
+
     def _one(self, data: bytes, adjust: Adjust) -> Normalised:
         found = worst_first(self.findings.get(data, ()))
         rejected = any(finding.level == "reject" for finding in found)

@@ -328,6 +328,38 @@ def test_a_replaced_picture_goes_unless_its_own_photo_names_it_again(line: Line,
     assert set(named(line)) == REFERENCES - {("cards", "face")}
 
 
+@pytest.mark.parametrize("named_when_read", [True, False])
+def test_an_object_that_is_retired_anew_behind_a_running_erasure_is_not_forgotten(
+    line: Line, submission: Make, named_when_read: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The erasure has looked; the same object is put, retired again and named no more before it forgets."""
+    [i] = cancelled(line, submission(1))
+    [name] = named(line, i)["photos", "picture"] if named_when_read else {line.context.objects.put(b"a frame")}
+    with line.context.store.transaction() as tx:
+        erasures.retire_unnamed(tx, i, name, now=line.clock.now())
+    line.clock.advance(timedelta(hours=2))
+    forget = erasures.forget
+
+    def overtaken(tx: Any, gone: Any) -> Any:
+        monkeypatch.setattr(erasures, "forget", forget)
+        line.clock.advance(timedelta(seconds=1))
+        if named_when_read:
+            days(line, DAYS + 1)
+            assert erasures.retire(tx, erasures.holding(tx, after=("", ""), limit=10), now=line.clock.now()) == 1
+        else:
+            assert line.context.objects.put(b"a frame") == name
+            erasures.retire_unnamed(tx, i, name, now=line.clock.now())
+        return forget(tx, gone)
+
+    monkeypatch.setattr(erasures, "forget", overtaken)
+    run(line)
+    assert name in objects(line)
+    line.clock.advance(timedelta(hours=2))
+    run(line)
+    assert name not in objects(line)
+    assert ("objects_retired", "object") not in named(line)
+
+
 def test_a_row_that_somebody_moves_at_this_moment_is_left_for_the_next_run(line: Line, submission: Make) -> None:
     if not line.context.store.postgres:
         pytest.skip("SQLite has one writer")
@@ -381,14 +413,14 @@ def dies_retired(line: Line, _monkeypatch: pytest.MonkeyPatch) -> None:
 
 def dies_retiring(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within the transaction that takes the references."""
-    real = erasures.on_conflict_nothing
+    real = erasures.remember
 
-    def retiring(*args: Any) -> Any:
+    def retiring(*args: Any) -> None:
         real(*args)
         raise Killed
 
     with monkeypatch.context() as patched, pytest.raises(Killed):
-        patched.setattr(erasures, "on_conflict_nothing", retiring)
+        patched.setattr(erasures, "remember", retiring)
         run(line)
 
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,10 +16,12 @@ from sqlalchemy import func, insert, select, update
 
 from pipeline.application import Submission
 from pipeline.errors import Conflict, Defect, NotFound, Refused, TransientError
+from pipeline.photo import faces
 from pipeline.photo.findings import Finding, find
+from pipeline.photo.normalise import normalise
 from pipeline.photo.result import Adjust, Normalised
 from pipeline.policy import Sourced
-from pipeline.services import operate, review
+from pipeline.services import erase, operate, review
 from pipeline.services.review import approve, look, queue, recrop, refuse
 from pipeline.store import audit, photos
 from pipeline.store import tables as t
@@ -33,6 +36,14 @@ DOUBT = find("FACE_OCCLUDED", measured=0.7, limit="<= 0.6")
 REMARK = find("LEVELLED", measured=2.5)
 REFUSAL = find("TILTED", measured=12.0, limit="<= 10")
 NUDGE = Adjust(right_px=4, down_px=2)
+PORTRAIT = Path(__file__).parents[1] / "photos" / "derived" / "good_white.jpg"
+
+
+@pytest.fixture
+def line(line: Line) -> Line:
+    """The line with an object store that lives by its clock."""
+    line.context.objects.clock = line.clock  # type: ignore[attr-defined]
+    return line
 
 
 def accepted(line: Line, make: Make, n: int = 1, *findings: Finding) -> str:
@@ -421,9 +432,19 @@ def test_a_moved_frame_makes_the_candidate_and_still_waits(line: Line, submissio
 
 
 def replaced(line: Line) -> set[tuple[str, str]]:
-    """Pictures that are to be erased: application and object."""
+    """Pictures that are to be erased unless a row names them: application and object."""
     with line.context.store.transaction() as tx:
         return {(row.application_id, row.object) for row in tx.conn.execute(select(t.objects_retired))}
+
+
+def swept(line: Line) -> None:
+    for _ in erase.erase(line.context, actor="sweeper"):
+        pass
+
+
+def objects(line: Line) -> set[str | None]:
+    """The names of all objects that the store has."""
+    return set(line.context.objects._objects)  # type: ignore[attr-defined]
 
 
 def test_a_picture_that_was_replaced_is_remembered_to_be_erased(line: Line, submission: Make) -> None:
@@ -433,8 +454,12 @@ def test_a_picture_that_was_replaced_is_remembered_to_be_erased(line: Line, subm
     first = kept(line, i).picture
     assert replaced(line) == set()
     second = moved(line, i).picture
-    moved(line, i, Adjust(scale=1.05))
-    assert replaced(line) == {(i, first), (i, second)}
+    third = moved(line, i, Adjust(scale=1.05)).picture
+    line.clock.advance(2 * erase.GRACE)
+    assert {(i, first), (i, second)} <= replaced(line)
+    swept(line)
+    assert replaced(line) == set()
+    assert objects(line) & {first, second, third} == {third}
 
 
 def test_a_frame_outside_the_limits_is_refused_with_what_was_measured(line: Line, submission: Make) -> None:
@@ -463,6 +488,29 @@ def test_a_frame_that_brings_a_refusal_is_refused_with_it(line: Line, submission
         moved(line, i)
     assert REFUSAL.zh in refused.value.zh and REFUSAL.en in refused.value.en
     assert everything(line, i) == before
+
+
+def test_a_head_that_a_person_leaves_tilted_is_refused(line: Line, submission: Make) -> None:
+    """The real normaliser measures what is left in the picture."""
+    portrait = PORTRAIT.read_bytes()
+    line.normaliser.findings[portrait] = (DOUBT,)
+    [i] = line.accept(submission(photo=portrait))
+    line.step("validation")
+    line.step("photo")
+    models = faces.load()
+
+    def normalise_all(ids: Mapping[str, bytes], *, profile: str, adjust: Adjust, **_: Any) -> Any:
+        return {i: normalise(data, profile=PROFILES[profile], vision=models, adjust=adjust) for i, data in ids.items()}
+
+    real = Stand(None, normalise=normalise_all)
+    before = everything(line, i)
+    for roll in (-12.0, 12.0, 45.0):
+        with pytest.raises(Conflict) as refused:
+            recrop(line.context, real, i, Adjust(roll_deg=roll), actor="li", profiles=PROFILES)
+        assert "The head is tilted by" in refused.value.en
+    assert everything(line, i) == before
+    after = recrop(line.context, real, i, Adjust(roll_deg=2), actor="li", profiles=PROFILES)
+    assert after.made.measures["roll_deg"] == pytest.approx(2, abs=1)
 
 
 def test_a_frame_that_is_moved_beyond_reason_is_not_even_tried(line: Line, submission: Make) -> None:
@@ -494,9 +542,9 @@ def test_a_normaliser_that_fails_changes_nothing(line: Line, submission: Make) -
     def broken(ids: Mapping[str, bytes], **_: Any) -> Any:
         return dict.fromkeys(ids, Defect("broken"))
 
-    for normalise, error in ((away, TransientError), (broken, Defect)):
+    for fails, error in ((away, TransientError), (broken, Defect)):
         with pytest.raises(error):
-            recrop(line.context, Stand(None, normalise=normalise), i, NUDGE, actor="li", profiles=PROFILES)
+            recrop(line.context, Stand(None, normalise=fails), i, NUDGE, actor="li", profiles=PROFILES)
     assert everything(line, i) == before
 
 
@@ -504,14 +552,20 @@ def test_who_dies_between_picture_and_commit_has_done_nothing_and_may_do_it_agai
     line: Line, submission: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     i = held(line, submission)
-    before = everything(line, i)
+    before, had = everything(line, i), objects(line)
     with monkeypatch.context() as patched:
         patched.setattr(photos, "write", lambda *_, **__: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):
             moved(line, i)
     assert everything(line, i) == before
+    line.clock.advance(2 * erase.GRACE)
+    swept(line)
+    assert objects(line) == had
     assert moved(line, i).adjust == NUDGE
-    assert len(audited(line, i)) == 1
+    line.clock.advance(2 * erase.GRACE)
+    swept(line)
+    assert picture(line, i) == b"jpegphoto 1" + repr(NUDGE).encode()
+    assert [action for action, _, _ in audited(line, i)] == ["photo.erased", "photo.recrop", "photo.erased"]
 
 
 def test_a_recropped_background_that_is_replaced_stands_in_the_audit_log(line: Line, submission: Make) -> None:
@@ -630,8 +684,9 @@ def test_a_crop_that_comes_after_a_decision_changes_nothing(line: Line, submissi
     assert line.row(i).photo_result == kept(line, i).picture
 
 
-def test_of_two_crops_at_once_the_first_stays(line: Line, submission: Make) -> None:
+def test_of_two_crops_at_once_the_first_stays_and_the_others_picture_is_erased(line: Line, submission: Make) -> None:
     i = held(line, submission)
+    upload = line.row(i).photo_original
 
     def meanwhile(ids: Mapping[str, bytes], **told: Any) -> Any:
         moved(line, i, Adjust(scale=1.05), actor="wang")
@@ -640,6 +695,12 @@ def test_of_two_crops_at_once_the_first_stays(line: Line, submission: Make) -> N
     with pytest.raises(Conflict, match="changed meanwhile"):
         recrop(line.context, Stand(line.normaliser, normalise=meanwhile), i, NUDGE, actor="li", profiles=PROFILES)
     assert kept(line, i).adjust == Adjust(scale=1.05)
+    swept(line)
+    assert len(objects(line)) == 4, "what was just put may still be named"
+    line.clock.advance(2 * erase.GRACE)
+    swept(line)
+    assert objects(line) == {upload, kept(line, i).picture}
+    assert replaced(line) == set()
 
 
 def test_the_chain_of_the_audit_log_holds(line: Line, submission: Make) -> None:

@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import re
+import stat
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 import pytest
+from PIL import Image
 
 from config.wiring import HERE
 from pipeline.photo import judge
@@ -21,8 +23,7 @@ from pipeline.photo.findings import find
 from pipeline.photo.profile import load_profile
 from pipeline.photo.result import Geometry, Normalised
 from pipeline.photo.thumbnail import thumbnail
-from producers.cli import photo_report
-from producers.cli.photo_files import Cannot, photos_in, read_photo, write_whole
+from producers.cli.photo_files import Cannot, is_null, photos_in, read_photo, write_whole
 from producers.cli.photo_manifest import differences, read_manifest
 from producers.cli.photo_report import PhotoCase, after, before, measured, outside, page, shown
 from producers.cli.report import CaseStory, PhotoStory, Story, write_report
@@ -31,6 +32,7 @@ PHOTOS = Path(__file__).parents[1] / "photos"
 PROFILE = load_profile(HERE / "photo" / "ssc-national.toml")
 ORIGINAL = (PHOTOS / "derived" / "good_white.jpg").read_bytes()
 PICTURE = thumbnail(ORIGINAL, side_px=441) or b""
+SMALL = thumbnail(ORIGINAL, side_px=900) or b""
 SVG = "{http://www.w3.org/2000/svg}"
 
 # Four times as dense, 90° clockwise, moved: no two numbers of it are alike.
@@ -89,7 +91,7 @@ def bands(svg: ElementTree.Element) -> list[tuple[float, ...]]:
 
 
 def test_the_frame_and_the_lines_lie_on_the_upload_where_the_geometry_says() -> None:
-    svg = drawn(before(ORIGINAL, GOOD, PROFILE))
+    svg = drawn(before(SMALL, GOOD, PROFILE))
     frames = {polygon.attrib["points"].strip() for polygon in svg.iter(f"{SVG}polygon")}
     assert frames == {"3000.00,500.00 3000.00,1932.00 1236.00,1932.00 1236.00,500.00"}
     found = lines(svg)
@@ -106,7 +108,7 @@ def test_the_frame_and_the_lines_lie_on_the_upload_where_the_geometry_says() -> 
 @pytest.mark.parametrize("turn_deg", [0, 90, 180, 270])
 def test_an_upload_that_lay_on_its_side_is_turned_as_the_stage_turned_it(turn_deg: int) -> None:
     geometry = replace(GEOMETRY, turn_deg=turn_deg)
-    svg = drawn(before(ORIGINAL, replace(GOOD, geometry=geometry), PROFILE))
+    svg = drawn(before(SMALL, replace(GOOD, geometry=geometry), PROFILE))
     [image] = svg.iter(f"{SVG}image")
     width, height = float(image.attrib["width"]), float(image.attrib["height"])
     moves = re.findall(r"(translate|rotate)\(([^)]*)\)", image.attrib.get("transform", ""))
@@ -128,16 +130,16 @@ def test_an_upload_that_lay_on_its_side_is_turned_as_the_stage_turned_it(turn_de
 
 
 def test_a_refused_photo_shows_what_would_have_been_cut_and_no_picture() -> None:
-    upload, picture = before(ORIGINAL, TILTED, PROFILE), after(None, TILTED, PROFILE)
+    upload, picture = before(SMALL, TILTED, PROFILE), after(None, TILTED, PROFILE)
     assert "stroke-dasharray" in upload
-    assert "stroke-dasharray" not in before(ORIGINAL, GOOD, PROFILE)
+    assert "stroke-dasharray" not in before(SMALL, GOOD, PROFILE)
     assert "<svg" not in picture
     assert "<img" not in picture
     assert "No picture was made" in picture
 
 
 def test_a_photo_without_a_face_is_shown_as_it_is() -> None:
-    html = before(ORIGINAL, NO_FACE, PROFILE)
+    html = before(SMALL, NO_FACE, PROFILE)
     assert "<svg" not in html
     assert 'src="data:image/jpeg;base64,' in html
 
@@ -152,24 +154,52 @@ def test_what_cannot_be_decoded_has_a_word_in_its_place(data: bytes) -> None:
     assert "The photo cannot be shown" in with_geometry
 
 
+class Thumbnails:
+    """A photo process that draws nothing but remembers what it was asked."""
+
+    def __init__(self, small: bytes | None) -> None:
+        self.small = small
+        self.asked: list[tuple[bytes, int]] = []
+
+    def thumbnail(self, upload: bytes, *, side_px: int) -> bytes | None:
+        self.asked.append((upload, side_px))
+        return self.small
+
+
 @pytest.mark.parametrize("code", ["PROCESSING_LIMIT", "TOO_MANY_SCANS", "TOO_MANY_PIXELS", "FILE_TOO_LARGE"])
-def test_what_was_too_costly_for_the_stage_is_never_decoded_to_be_shown(
-    code: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def decoded(*_: object, **__: object) -> bytes:
+def test_what_was_too_costly_for_the_stage_is_never_decoded_to_be_shown(code: str) -> None:
+    costly = Normalised(picture=None, findings=(find(code, limit="1"),))
+    processes = Thumbnails(SMALL)
+    assert shown(ORIGINAL, costly, processes) == b""
+    assert processes.asked == []
+    assert "cannot be decoded safely" in before(b"", costly, PROFILE)
+
+
+def test_an_upload_is_made_small_by_a_photo_process_or_not_shown() -> None:
+    processes = Thumbnails(SMALL)
+    assert shown(ORIGINAL, GOOD, processes) == SMALL
+    assert processes.asked == [(ORIGINAL, 900)]
+    assert shown(ORIGINAL, GOOD, Thumbnails(None)) == b""
+
+
+def test_only_a_bare_picture_is_put_into_a_page() -> None:
+    """An upload handed in by mistake would bring its place and its owner's name, and whatever else is in it."""
+    assert "<image" in before(SMALL, GOOD, PROFILE)
+    for upload in (
+        SMALL[:2] + b"\xff\xe1\x00\x08Exif\0\0" + SMALL[2:],
+        SMALL + b"<script>",
+        (PHOTOS / "cat_noface.png").read_bytes(),
+    ):
+        assert "<image" not in before(upload, GOOD, PROFILE)
+
+
+def test_pages_are_made_without_any_decoder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def decoded(*_: object, **__: object) -> None:
         raise AssertionError("decoded")
 
-    monkeypatch.setattr(photo_report, "thumbnail", decoded)
-    costly = Normalised(picture=None, findings=(find(code, limit="1"),))
-    assert "cannot be decoded safely" in before(ORIGINAL, costly, PROFILE)
-    with pytest.raises(AssertionError, match="decoded"):
-        before(ORIGINAL, NO_FACE, PROFILE)
-
-
-def test_what_was_made_small_for_the_page_can_be_made_small_again() -> None:
-    small = shown(ORIGINAL, GOOD)
-    assert 0 < len(small) < len(ORIGINAL)
-    assert "<image" in before(small, GOOD, PROFILE)
+    monkeypatch.setattr(Image, "open", decoded)
+    page([PhotoCase(title="a", small=SMALL, normalised=GOOD)], profile=PROFILE)
+    report(tmp_path, case(photo_before=SMALL, photo_after=PICTURE))
 
 
 # ---------------------------------------------------------------------------------------------------------- the picture
@@ -232,7 +262,7 @@ def test_without_a_profile_there_are_lines_and_values_but_no_limits() -> None:
     assert "207.0 px" in html
     assert "179–255" not in html
     assert {one.limit for one in measured(GOOD, None)} == {""}
-    assert "<svg" in page([PhotoCase(title="a", original=ORIGINAL, normalised=GOOD)])
+    assert "<svg" in page([PhotoCase(title="a", small=SMALL, normalised=GOOD)])
 
 
 # ------------------------------------------------------------------------------------------------------------- measures
@@ -279,7 +309,7 @@ def test_the_table_calls_bad_what_the_judge_refuses_and_marks_what_the_judge_rem
 
 
 def test_the_page_asks_nothing_of_any_network_and_runs_nothing() -> None:
-    html = page([PhotoCase(title="https://example.com/x.png", original=ORIGINAL, normalised=GOOD)], profile=PROFILE)
+    html = page([PhotoCase(title="https://example.com/x.png", small=SMALL, normalised=GOOD)], profile=PROFILE)
     addresses = re.findall(r'(?:src|href)="([^"]*)"', html)
     assert addresses
     assert all(re.match(r"data:image/jpeg;base64,|#p\d+$", address) for address in addresses)
@@ -289,14 +319,14 @@ def test_the_page_asks_nothing_of_any_network_and_runs_nothing() -> None:
 
 def test_hostile_names_stay_text() -> None:
     evil = "<script>alert(1)</script>\"'>\ud800"
-    html = page([PhotoCase(title=evil, original=b"", normalised=NO_FACE)] * 2, profile=PROFILE)
+    html = page([PhotoCase(title=evil, small=b"", normalised=NO_FACE)] * 2, profile=PROFILE)
     assert "<script" not in html
     assert html.count("&lt;script&gt;") == 4
     html.encode()
 
 
 def test_every_finding_stands_with_its_level_numbers_and_both_languages() -> None:
-    html = page([PhotoCase(title="a", original=ORIGINAL, normalised=TILTED)], profile=PROFILE)
+    html = page([PhotoCase(title="a", small=SMALL, normalised=TILTED)], profile=PROFILE)
     for told in (
         "photo.tilted",
         "退回 reject",
@@ -306,18 +336,18 @@ def test_every_finding_stands_with_its_level_numbers_and_both_languages() -> Non
         "✗ 不合格",
     ):
         assert told in html
-    assert "✓ 合格" in page([PhotoCase(title="a", original=ORIGINAL, normalised=GOOD)], profile=PROFILE)
+    assert "✓ 合格" in page([PhotoCase(title="a", small=SMALL, normalised=GOOD)], profile=PROFILE)
 
 
 def test_several_photos_have_a_list_that_leads_to_each() -> None:
-    cases = [PhotoCase(title=f"{n}", original=ORIGINAL, normalised=made) for n, made in enumerate((GOOD, TILTED))]
+    cases = [PhotoCase(title=f"{n}", small=SMALL, normalised=made) for n, made in enumerate((GOOD, TILTED))]
     html = page(cases, profile=PROFILE)
     assert [f'<a href="#p{n}">' in html and f'id="p{n}"' in html for n in (1, 2)] == [True, True]
     assert "2 photos: 1 accepted, 1 refused." in html
 
 
 def test_no_photo_shows_in_a_repr() -> None:
-    assert "\\x" not in repr(PhotoCase(title="a", original=ORIGINAL, normalised=GOOD))
+    assert "\\x" not in repr(PhotoCase(title="a", small=SMALL, normalised=GOOD))
 
 
 # ------------------------------------------------------------------------------------------------------ the demo's report
@@ -341,7 +371,7 @@ def report(tmp_path: Path, told: CaseStory) -> str:
 
 def test_the_demo_shows_an_applications_photo_with_its_lines_and_remarks(tmp_path: Path) -> None:
     photo = PhotoStory(normalised=GOOD, profile=PROFILE)
-    html = report(tmp_path, case(photo_before=ORIGINAL, photo_after=PICTURE, photo=photo))
+    html = report(tmp_path, case(photo_before=SMALL, photo_after=PICTURE, photo=photo))
     _, upload, picture = re.findall(r"<svg.*?</svg>", html, re.DOTALL)
     assert "画框 frame" in upload
     assert len(bands(drawn(picture))) == 5
@@ -351,7 +381,7 @@ def test_the_demo_shows_an_applications_photo_with_its_lines_and_remarks(tmp_pat
 
 def test_the_demo_shows_a_photo_without_a_face_as_before(tmp_path: Path) -> None:
     photo = PhotoStory(normalised=NO_FACE, profile=PROFILE)
-    html = report(tmp_path, case(photo_before=shown(ORIGINAL, NO_FACE), photo=photo))
+    html = report(tmp_path, case(photo_before=SMALL, photo=photo))
     assert html.count("<svg") == 1
     assert html.count("<img") == 1
     assert "No picture was made" in html
@@ -441,6 +471,27 @@ def test_a_picture_behind_a_link_is_written_where_the_link_leads(tmp_path: Path)
     write_whole(tmp_path / "link.jpg", b"second")
     assert (tmp_path / "link.jpg").is_symlink()
     assert (tmp_path / "real" / "a.jpg").read_bytes() == b"second"
+
+
+def test_what_is_private_nobody_else_may_open(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        write_whole(tmp_path / "made" / "a.html", b"a face", private=True)
+        write_whole(tmp_path / "open" / "a.jpg", b"a picture")
+    finally:
+        os.umask(umask)
+    modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("made", "made/a.html", "open", "open/a.jpg")]
+    assert modes == [0o700, 0o600, 0o777, 0o666]
+
+
+def test_what_goes_to_the_device_that_forgets_replaces_nothing(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(os.devnull)
+    for path in (Path(os.devnull), tmp_path / "link"):
+        assert is_null(path)
+        write_whole(path, b"a picture")
+    assert stat.S_ISCHR(Path(os.devnull).stat().st_mode)
+    assert not is_null(Path("/dev/zero"))
+    assert not is_null(tmp_path / "none")
 
 
 def test_no_more_of_a_file_is_read_than_shows_that_it_is_too_long(tmp_path: Path) -> None:

@@ -134,11 +134,6 @@ def test_a_remark_holds_nobody_even_if_its_code_is_one_that_holds() -> None:
     assert settled(made(remark), photo_policy(hold_codes=("EYES_CLOSED",))).outcome == Advance("account")
 
 
-def test_each_regions_codes_that_hold_are_warnings_of_the_catalogue() -> None:
-    for policy in load_policies().cities():
-        assert all("warn" in CATALOGUE[code].levels for code in policy.photo.hold_codes.value), policy.key
-
-
 def test_a_photo_without_picture_and_without_a_refusal_is_a_defect() -> None:
     with pytest.raises(Defect):
         settled(replace(made(), picture=None))

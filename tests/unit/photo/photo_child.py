@@ -1,10 +1,11 @@
 """A photo process whose photos are orders: it loops, dies, lies or tells what it sees of the world. Started by the tests' pools.
 
-An argument changes it altogether: `broken` cannot load, `timid` ends before it takes a photo, `curt` ends soon after its parent.
+An argument changes it altogether: `broken` finds a model changed, `faulty` and `wordy` fail otherwise while they load, `timid` ends before it takes a photo, `curt` ends soon after its parent.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import resource
@@ -12,13 +13,16 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 from pipeline.errors import Defect
 from pipeline.gateways import photo_process
 from pipeline.photo.findings import find
-from pipeline.photo.profile import PhotoProfile
-from pipeline.photo.result import Adjust, Normalised
+from pipeline.photo.profile import PhotoProfile, load_profile
+from pipeline.photo.result import Adjust, Geometry, Normalised
+from pipeline.photo.weights import FAULTS
 
+PROFILE = load_profile(Path(__file__).parents[3] / "config" / "photo" / "ssc-national.toml")
 ANSWERS = 4
 """The descriptor that its frames leave by."""
 
@@ -48,6 +52,8 @@ def make(data: bytes, profile: PhotoProfile, adjust: Adjust) -> Normalised:
             os.write(1, b"not a frame" * 100)
         case b"raise":
             raise KeyError("what the photo shows")
+        case b"verbose":
+            raise type("call 13800000000" + 300 * "!", (Exception,), {})
         case b"defect":
             raise Defect(rest.decode())
         case b"infinite":
@@ -59,6 +65,27 @@ def make(data: bytes, profile: PhotoProfile, adjust: Adjust) -> Normalised:
         case b"write":
             return refused({"written": written(rest.decode())})
     return refused(seen(profile, adjust) | {"told": float(rest) if order == b"look" and rest else 0.0})
+
+
+def show(data: bytes, side_px: int) -> bytes | None:
+    order, _, rest = data.partition(b" ")
+    match order:
+        case b"give":
+            return rest
+        case b"none":
+            return None
+        case b"draw":
+            return drawn(int(rest), side_px)
+    make(data, PROFILE, Adjust())
+    return None
+
+
+def drawn(width: int, height: int) -> bytes:
+    from PIL import Image
+
+    out = io.BytesIO()
+    Image.new("RGB", (width, height), "red").save(out, "JPEG")
+    return out.getvalue()
 
 
 def work(seconds: float) -> None:
@@ -81,8 +108,24 @@ def accepted(profile: PhotoProfile) -> Normalised:
     image = Image.frombytes("RGB", coarse, random.Random(1).randbytes(3 * coarse[0] * coarse[1]))
     made = encode(image.resize((output.width_px, output.height_px)), profile=profile)
     assert isinstance(made, Encoded), made
-    size = {"width_px": output.width_px, "height_px": output.height_px}
-    return Normalised(picture=made.data, findings=(), quality=made.quality, **size)
+    return Normalised(
+        picture=made.data,
+        findings=(),
+        width_px=output.width_px,
+        height_px=output.height_px,
+        quality=made.quality,
+        background="replaced" if profile.background.replace else "kept",
+        geometry=Geometry(
+            turn_deg=0,
+            source_px=(910, 1137),
+            matrix=(1.5, 0.25, 20.0, -0.25, 1.5, 30.0),
+            eyes=((131.6, 190.0), (226.3, 190.1)),
+            ears=((57.7, 225.6), (264.7, 223.4)),
+            chin=(182.4, 370.9),
+            crown_px=14.0,
+        ),
+        measures={"face_width_px": 207.0, "eye_mid_x_px": 179.0, "eye_to_bottom_px": 251.0, "top_px": 14.0},
+    )
 
 
 def seen(profile: PhotoProfile, adjust: Adjust) -> dict[str, float]:
@@ -110,14 +153,18 @@ def written(path: str) -> float:
         return 0.0
 
 
-def load() -> photo_process.Make:
+def load() -> photo_process.Hands:
     if "broken" in sys.argv:
-        raise Defect("model eyes.onnx is not the file this release was tried with; install the release again")
+        raise Defect(min(FAULTS))
+    if "faulty" in sys.argv:
+        raise Defect("photo profile: call 13800000000")
+    if "wordy" in sys.argv:
+        raise ImportError("call 13800000000")
     if "timid" in sys.argv:
         photo_process._bound = lambda limits: os._exit(3)
     if "curt" in sys.argv:
         photo_process.GRACE_S = 0.1
-    return make
+    return photo_process.Hands(make=make, show=show)
 
 
 if __name__ == "__main__":

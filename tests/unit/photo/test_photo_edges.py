@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import random
+import zlib
 from dataclasses import replace
 
 import numpy as np
@@ -18,8 +20,8 @@ from pipeline.photo.result import Adjust
 from pipeline.photo.sniff import Header, sniff
 from pipeline.photo.vision import Vision
 from tests.unit.photo.conftest import Make
-from tests.unit.photo.forgeries import claiming_jpeg, claiming_png
-from tests.unit.photo.portraits import cut, head, sample, turned, written
+from tests.unit.photo.forgeries import chunk, claiming_jpeg, claiming_png
+from tests.unit.photo.portraits import PHOTOS, cut, head, sample, turned, written
 from tests.unit.photo.verdicts import codes, picture, refused
 from tests.unit.photo.visions import Altered
 
@@ -59,7 +61,70 @@ def test_a_shrunk_decoding_holds_whole_pixels_of_the_file_only(profile: PhotoPro
     assert decoded.image.size == (1365 // scale, 1711 // scale)
 
 
+def test_what_follows_a_jpegs_end_is_nobodys_business(make: Make) -> None:
+    film = b"\0\0\0\x18ftypmp42" + random.Random(1).randbytes(8_000_000)
+    assert film.count(b"\xff\xda") > 64
+    assert make(written(head()) + film).picture is not None
+
+
+@pytest.mark.parametrize(
+    "flood", [b"\xff\xfe\0\2" * 20_000, b"\xff" * 600_000, b"\xff\xe5\0\2" * 20_000, b"\xff\xdb\0\2" * 20_000]
+)
+def test_a_flood_of_segments_is_refused_before_it_is_decoded(make: Make, flood: bytes) -> None:
+    data = written(head())
+    result = make(data[:2] + flood + data[2:])
+    assert refused(result) == "TOO_MANY_SCANS"
+    assert "decode" not in result.timings_ms
+
+
+def test_a_flood_of_chunks_or_of_text_is_refused(make: Make) -> None:
+    data = written(head(), "PNG")
+    assert refused(make(data[:33] + chunk(b"prVt", b"") * 10_000 + data[33:])) == "FILE_CORRUPT"
+    text = b"k\0\1\0\0\0" + zlib.compress(b"a" * 1_000_000)
+    assert refused(make(data[:33] + chunk(b"iTXt", text) * 6 + data[33:])) == "FILE_CORRUPT"
+    assert make(data[:33] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + b"x" * 200_000) + data[33:]).picture
+
+
+def test_a_heic_whose_items_have_no_names_never_reaches_its_decoder(make: Make) -> None:
+    data = bytearray((PHOTOS / "derived" / "turned.heic").read_bytes())
+    at = data.index(b"Exif")
+    data[at + 3] = 0xEB
+    result = make(bytes(data))
+    assert refused(result) == "FILE_CORRUPT"
+    assert "decode" not in result.timings_ms
+
+
 # ---------------------------------------------------------------------------------------------------------- of the frame
+
+
+@pytest.mark.parametrize("roll", [-6, -3, 3])
+def test_a_tight_portrait_with_a_tilt_is_levelled_by_enlarging_it(make: Make, roll: float) -> None:
+    wide = Image.new("RGB", (1600, 1800), (252, 252, 252))
+    wide.paste(sample(), (345, 330))
+    wide = wide.rotate(roll, Image.Resampling.BICUBIC, center=(823, 535), fillcolor=(252, 252, 252))
+    result = make(written(wide.crop((619, 332, 1027, 904)).resize((413, 579), Image.Resampling.LANCZOS)))
+    assert result.picture is not None, codes(result)
+    assert 179 <= result.measures["face_width_px"] <= 255
+
+
+def test_a_picture_with_too_little_under_the_chin_does_not_keep_its_frame(make: Make) -> None:
+    near = sample().crop((353, 0, 625, 335)).resize((358, 441), Image.Resampling.LANCZOS)
+    result = make(written(near))
+    assert result.geometry is not None
+    assert "SHOULDERS_CROPPED" in codes(result)
+
+
+@pytest.mark.parametrize("bar", [(0, 0, 357, 4), (0, 0, 3, 440), (354, 0, 357, 440)])
+def test_a_bar_along_one_edge_is_no_plain_background(make: Make, bar: tuple[int, int, int, int]) -> None:
+    finished = picture(make(written(head())))
+    ImageDraw.Draw(finished).rectangle(bar, fill=(20, 60, 160))
+    assert "BACKGROUND_NOT_PLAIN" in codes(make(written(finished)))
+
+
+def test_a_printed_date_is_no_plain_background(make: Make) -> None:
+    dated = cut((285, 0, 705, 520))
+    ImageDraw.Draw(dated).text((20, 20), "2026-11-28 14:22", fill=(220, 120, 0), font_size=22)
+    assert "BACKGROUND_NOT_PLAIN" in codes(make(written(dated, "PNG")))
 
 
 def test_a_border_is_no_plain_background(make: Make) -> None:

@@ -20,7 +20,7 @@ GOOD = {
 }  # fmt: skip
 WHITE = {
     "background_px": 30000.0, "background_luma_mean": 252.0, "background_luma_sd": 1.0, "background_luma_p5": 250.0,
-    "background_spread": 1.0, "background_edge": 1.0, "background_rim": 0.0,
+    "background_spread": 1.0, "background_edge": 1.0, "background_rim": 0.0, "background_print": 0.0,
 }  # fmt: skip
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,10 +29,13 @@ from config.wiring import Installation
 from pipeline.errors import Defect, TransientError
 from pipeline.gateways import photo_pool
 from pipeline.gateways.photo_pool import COMMAND, Garbled, PhotoPool, checked
-from pipeline.gateways.photo_process import HEADER, MADE, Limits, frame
+from pipeline.gateways.photo_process import FAILED, HEADER, MADE, SMALL, Limits, frame
+from pipeline.photo import weights
 from pipeline.photo.findings import find
 from pipeline.photo.profile import PhotoProfile, load_profile
-from pipeline.photo.result import Adjust, Geometry, Normalised
+from pipeline.photo.result import Adjust, Normalised
+from pipeline.photo.thumbnail import thumbnail
+from pipeline.photo.weights import FAULTS
 from tests.unit.photo import photo_child
 
 ROOT = Path(__file__).parents[3]
@@ -294,7 +298,7 @@ def test_a_photo_that_no_process_lives_to_take_is_refused(
 @pytest.mark.parametrize(
     ("command", "told"),
     [
-        ((*CHILD, "broken"), "model eyes.onnx is not the file this release was tried with"),
+        ((*CHILD, "wordy"), "not ready: ImportError"),
         ((sys.executable, "-c", "raise SystemExit(7)"), "ended with code 7"),
         ((sys.executable, "-c", "print('hello')"), "not ready"),
         (("/nowhere/at/all",), "cannot be started: No such file or directory"),
@@ -308,6 +312,30 @@ def test_a_process_that_cannot_start_is_told_with_its_cause_and_costs_no_photo_i
         ask(make_pool(2, command=command), b"look")
     assert open_files() <= before
     assert children() == []
+
+
+@pytest.mark.parametrize(("fault", "told"), [("broken", min(FAULTS)), ("faulty", "photo process: not ready: Defect")])
+def test_a_fault_of_ours_at_the_start_is_a_defect_and_nothing_to_try_again(
+    make_pool: MakePool, fault: str, told: str
+) -> None:
+    pool = make_pool(2, command=(*CHILD, fault))
+    for asked in (ask, small):
+        with pytest.raises(Defect) as failed:
+            asked(pool, b"look")
+        assert str(failed.value) == told
+    assert children() == []
+
+
+def failing(said: str) -> str:
+    """The program of a process that says so as soon as it starts, why it failed."""
+    return f"import os; os.write(1, {b''.join(frame(FAILED, said))!r})"
+
+
+@pytest.mark.parametrize("said", ["model eyes.onnx: call 13800000000", "\x1b[31mDefect", "D" * 300, ""])
+def test_no_words_of_a_process_that_does_not_start_are_passed_on(make_pool: MakePool, said: str) -> None:
+    with pytest.raises(TransientError) as failed:
+        ask(make_pool(1, command=(sys.executable, "-c", failing(said))), b"look")
+    assert str(failed.value) == "photo process: not ready: words that name no exception"
 
 
 def test_a_process_that_takes_too_long_to_start_is_not_waited_for(make_pool: MakePool) -> None:
@@ -440,10 +468,16 @@ def test_a_picture_comes_through_the_pipe_unchanged(make_pool: MakePool) -> None
 
 def test_a_fault_of_ours_is_that_photos_alone_and_tells_nothing_of_it(make_pool: MakePool) -> None:
     pool = make_pool(1)
-    made = pool.normalise({"a": b"raise", "b": b"defect it read\nback", "c": b"infinite", "d": b"look 4"}, profile=NAME)
+    orders = {"a": b"raise", "b": b"defect it read back", "c": b"infinite", "d": b"verbose", "e": b"look 4"}
+    made = pool.normalise(orders, profile=NAME)
     told = [str(one) for one in made.values() if isinstance(one, Defect)]
-    assert told == ["photo: KeyError", "it read back", "photo: ValueError"]
-    assert isinstance(made["d"], Normalised)
+    assert told == [
+        "photo process: KeyError",
+        "photo process: Defect",
+        "photo process: ValueError",
+        "photo process: words that name no exception",
+    ]
+    assert isinstance(made["e"], Normalised)
 
 
 def test_a_process_that_met_a_fault_of_ours_is_not_used_again(make_pool: MakePool) -> None:
@@ -467,7 +501,9 @@ def test_a_profile_that_the_installation_does_not_have_is_a_defect(make_pool: Ma
         HEADER.pack(MADE, 2, 1 << 31),
         b"".join(frame(b"Z")),
         b"".join(frame(MADE, {"picture": "x"})),
+        b"".join(frame(SMALL)),
         b"".join(frame(b"D", {"not": "words"})),
+        b"".join(frame(b"D", "\x1b]0;call 13800000000\x07")),
     ],
 )
 def test_a_process_that_talks_nonsense_costs_that_photo_a_defect_and_goes(make_pool: MakePool, said: bytes) -> None:
@@ -476,6 +512,7 @@ def test_a_process_that_talks_nonsense_costs_that_photo_a_defect_and_goes(make_p
     made = ask(pool, b"say " + said)
     assert isinstance(made, Defect)
     assert str(made).startswith("photo process: ")
+    assert "13800000000" not in str(made)
     assert ended(pid)
     assert pid_of(pool) != pid
 
@@ -497,20 +534,14 @@ def said(made: Normalised, **forged: Any) -> bytes:
     return json.dumps(head | forged).encode()
 
 
+assert ACCEPTED.geometry is not None
+TURNED = ACCEPTED.geometry
 SEEN = replace(
     ACCEPTED,
     findings=(find("LEVELLED", measured=1.5), find("SKIN_COLOUR_ODD", measured=40, limit="a* 2..35, b* -6..40")),
     background="whitened",
-    geometry=Geometry(
-        turn_deg=90,
-        source_px=(910, 1137),
-        matrix=(1.5, 0.25, 20.0, -0.25, 1.5, 30.0),
-        eyes=((131.6, 190.0), (226.3, 190.1)),
-        ears=((57.7, 225.6), (264.7, 223.4)),
-        chin=(182.4, 370.9),
-        crown_px=14.0,
-    ),
-    measures={"orientation": 6, "luma_mean": 0.1 + 0.2},
+    geometry=replace(TURNED, turn_deg=90),
+    measures={**ACCEPTED.measures, "orientation": 6, "luma_mean": 0.1 + 0.2},
     timings_ms={"total": 41.25},
 )
 
@@ -546,6 +577,13 @@ def finding(**forged: Any) -> list[dict[str, Any]]:
         {"quality": 101},
         {"quality": True},
         {"background": "painted"},
+        {"background": "replaced"},
+        {"background": None},
+        {"geometry": None},
+        *({"geometry": json.loads(said(SEEN))["geometry"] | {"turn_deg": turn}} for turn in (-90, 45, 360, 1 << 70)),
+        {"measures": {}},
+        *({"measures": {key: 1.0 for key in ACCEPTED.measures if key != name}} for name in ACCEPTED.measures),
+        {"measures": dict(ACCEPTED.measures) | {"top_px": float("nan")}},
         {"measures": {"luma_mean": float("nan")}},
         {"measures": {"luma mean": 1.0}},
         {"measures": {"luma_mean": "1"}},
@@ -560,6 +598,26 @@ def test_a_result_that_no_sound_process_gives_is_not_believed(forged: dict[str, 
     assert ACCEPTED.picture is not None
     with pytest.raises(Garbled):
         checked(said(ACCEPTED, **forged), ACCEPTED.picture, PROFILE)
+
+
+def test_a_refused_photo_may_lack_what_a_picture_needs_but_not_be_turned_halfway() -> None:
+    turned = replace(REFUSED, geometry=TURNED)
+    assert checked(said(turned), b"", PROFILE) == turned
+    with pytest.raises(Garbled):
+        checked(said(replace(REFUSED, geometry=replace(TURNED, turn_deg=45))), b"", PROFILE)
+
+
+def test_a_background_may_be_replaced_where_request_or_profile_allow_it(make_pool: MakePool) -> None:
+    replaced = replace(ACCEPTED, background="replaced")
+    allowing = replace(PROFILE, background=replace(PROFILE.background, replace=True))
+    assert ask(make_pool(1), b"picture", replace_background=True) == replaced
+    assert ask(make_pool(1, profile=allowing), b"picture") == replaced
+    lying = b"".join(frame(MADE, replace(replaced, picture=None), ACCEPTED.picture or b""))
+    pool = make_pool(1)
+    pid = pid_of(pool)
+    assert isinstance(ask(pool, b"say " + lying), Defect)
+    assert ended(pid)
+    assert ask(pool, b"say " + lying, replace_background=True) == replaced
 
 
 @pytest.mark.parametrize(
@@ -616,6 +674,64 @@ def test_whatever_is_said_is_believed_or_garbled(changed: dict[str, Any], body: 
 def test_bytes_at_random_are_garbled(head: bytes) -> None:
     with pytest.raises(Garbled):
         checked(head, b"", PROFILE)
+
+
+# --------------------------------------------------------------------------------------------------------- small pictures
+
+
+def small(pool: PhotoPool, upload: bytes, *, side_px: int = 90) -> bytes | None:
+    return pool.thumbnail(upload, side_px=side_px)
+
+
+def test_a_small_picture_comes_through_the_pipe_and_nothing_stays_nothing(make_pool: MakePool) -> None:
+    pool = make_pool(1)
+    pid = pid_of(pool)
+    assert small(pool, b"draw 60") == photo_child.drawn(60, 90)
+    assert small(pool, b"none") is None
+    assert pid_of(pool) == pid
+
+
+DRAWN = photo_child.drawn(60, 90)
+
+
+@pytest.mark.parametrize(
+    "given_",
+    [
+        b"<svg onload='call()'/>",
+        b"\x89PNG" + DRAWN,
+        DRAWN + b"<script>",
+        DRAWN[:20] + b"\xff\xfe\x00\x04hi" + DRAWN[20:],
+        photo_child.drawn(91, 10),
+        photo_child.drawn(10, 91),
+        photo_child.drawn(9000, 9000)[:1000],
+    ],
+)
+def test_a_small_picture_that_is_none_is_not_believed_and_its_process_goes(
+    make_pool: MakePool, given_: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    pool = make_pool(1)
+    pid = pid_of(pool)
+    assert small(pool, b"give " + given_) is None
+    assert "a small picture that is none" in caplog.text
+    assert ended(pid)
+    assert small(pool, b"draw 60") == DRAWN
+
+
+@pytest.mark.parametrize(
+    "order", [b"loop", b"nap 600", b"hoard", b"die SIGKILL", b"raise", b"say " + b"".join(frame(MADE, REFUSED))]
+)
+def test_an_upload_that_harms_its_process_has_no_small_picture_and_costs_nobody_else_one(
+    make_pool: MakePool, order: bytes
+) -> None:
+    pool = make_pool(1, cpu_s=1, wall_s=3, memory_mb=256)
+    assert small(pool, order) is None
+    assert small(pool, b"draw 60") == DRAWN
+
+
+def test_small_pictures_of_the_real_process_are_upright(real: PhotoPool) -> None:
+    for path in PHOTOS:
+        assert small(real, path.read_bytes(), side_px=260) == thumbnail(path.read_bytes(), side_px=260)
+    assert small(real, b"<html></html>") is None
 
 
 # ----------------------------------------------------------------------------------------------- the real photo process
@@ -678,6 +794,25 @@ def written(image: Image.Image, kind: str, **options: Any) -> bytes:
     out = io.BytesIO()
     image.save(out, kind, **options)
     return out.getvalue()
+
+
+def test_an_installation_whose_models_are_not_those_that_were_tried_makes_no_photos_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker of the photo stage does not start: its photos stay with those that can make them."""
+    shutil.copytree(weights.MODELS, tmp_path / "models")
+    (tmp_path / "models" / weights.LANDMARKS).write_bytes(b"another")
+    monkeypatch.setattr(weights.checked, "__defaults__", (tmp_path / "models",))
+    installation = Installation(load(OnlyGiven, data_dir=tmp_path))
+    with pytest.raises(Defect, match=f"model {weights.LANDMARKS} is not the file"):
+        installation.stages(["photo"])
+    installation.stages(["validation"])
+
+
+def test_models_are_checked_without_the_inference_libraries() -> None:
+    script = "import sys; from pipeline.photo import weights; weights.checked(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert not {"onnxruntime", "ai_edge_litert", "PIL", "numpy"} & set(done.stdout.split())
 
 
 def test_an_installation_makes_photos_by_its_settings_and_ends_its_processes(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.photo.thumbnail import thumbnail
+from pipeline.photo.profile import PhotoProfile
+from pipeline.photo.thumbnail import LIMITS, thumbnail
 from tests.unit.photo.forgeries import claiming_jpeg, claiming_png, with_scans
 from tests.unit.photo.portraits import PHOTOS, exif, head, written
 
@@ -46,9 +47,24 @@ def test_a_thumbnail_carries_nothing_but_its_pixels() -> None:
 
 
 def test_what_would_cost_too_much_has_no_thumbnail() -> None:
-    assert thumbnail(with_scans(written(head()), 101), side_px=100) is None
-    assert thumbnail(claiming_jpeg(written(head()), 60000, 60000), side_px=100) is None
+    assert thumbnail(with_scans(written(head()), 65), side_px=100) is None
+    assert thumbnail(claiming_jpeg(written(head()), 8001, 8000), side_px=100) is None
+    assert thumbnail(claiming_jpeg(written(head()), 12001, 100), side_px=100) is None
     assert thumbnail(claiming_png(written(head(), "PNG"), 6000, 6000), side_px=100) is None
+
+
+def test_what_is_shown_is_bounded_as_what_is_made(profile: PhotoProfile) -> None:
+    for name in ("bytes_max", "pixels_max", "pixels_max_undraftable", "side_max_px", "scans_max"):
+        assert getattr(LIMITS, name) <= getattr(profile.input, name), name
+
+
+def test_memory_that_is_at_its_end_is_told_and_not_taken_for_a_bad_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(Image.Image, "transpose", full)
+    with pytest.raises(MemoryError):
+        thumbnail((PHOTOS / "derived" / "exif6.jpg").read_bytes(), side_px=100)
 
 
 def test_what_is_no_picture_has_no_thumbnail() -> None:

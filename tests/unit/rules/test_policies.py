@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,38 @@ def test_a_wrong_key_is_named_with_its_file(tmp_path: Path, old: str, new: str, 
     assert key in caught.value.zh
     assert "wuhan.toml" in caught.value.en
     assert key in caught.value.en
+
+
+@pytest.mark.parametrize("wrong", ["EYES_CLOSE", "eyes_closed", "HEAD_COVERED", "ROTATED", ""])
+def test_a_code_that_holds_is_one_of_the_catalogue_and_may_be_a_warning(tmp_path: Path, wrong: str) -> None:
+    with pytest.raises(PolicyFileError) as caught:
+        load(tmp_path, wuhan=edited('"EYES_CLOSED"', f'"{wrong}"'))
+    for told in (caught.value.zh, caught.value.en):
+        assert all(part in told for part in ("wuhan.toml", "photo.hold_codes.value", repr(wrong), "EYES_CLOSED"))
+
+
+@pytest.mark.parametrize(
+    ("region", "old", "new"),
+    [
+        ("420100", 'profile = { value = "ssc-national"', 'profile = { value = "ssc-nationel"'),
+        (
+            "420112",
+            'zh = "东西湖区"',
+            'override.photo.profile = { value = "ssc-nationel", default = "x" }\nzh = "东西湖区"',
+        ),
+    ],
+)
+def test_a_photo_profile_is_one_of_those_there_are(tmp_path: Path, region: str, old: str, new: str) -> None:
+    with pytest.raises(PolicyFileError) as caught:
+        load(tmp_path, wuhan=edited(old, new))
+    for told in (caught.value.zh, caught.value.en):
+        assert all(part in told for part in ("wuhan.toml", region, "photo.profile", "'ssc-nationel'", "ssc-national"))
+
+
+def test_policies_are_read_without_an_image_library() -> None:
+    code = "import sys, config.policies as p; p.load_policies(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"PIL", "numpy", "onnxruntime", "ai_edge_litert", "pi_heif"} & set(done.stdout.split())
 
 
 def test_what_is_no_toml_or_not_there_is_refused(tmp_path: Path) -> None:
