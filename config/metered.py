@@ -17,7 +17,12 @@ class MeteredPhotos:
         self._inner = inner
 
     def normalise(
-        self, photos: Mapping[str, bytes], *, profile: str, replace_background: bool = False, adjust: Adjust | None = None
+        self,
+        photos: Mapping[str, bytes],
+        *,
+        profile: str,
+        replace_background: bool = False,
+        adjust: Adjust | None = None,
     ) -> Mapping[str, Normalised | Defect]:
         """As the inner port does, and raises what it raises."""
         made = self._inner.normalise(photos, profile=profile, replace_background=replace_background, adjust=adjust)

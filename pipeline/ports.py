@@ -104,7 +104,7 @@ class PhotoNormaliser(Protocol):
 
     `normalise` answers every id: `Normalised`, or the `Defect` that is this photo's alone. `replace_background` allows a plain
     background of another colour to be replaced, whatever the profile says; `adjust` moves the frame of all photos given.
-    Raises: `Defect` when the installation has no such profile, `TransientError` when no photo can be made at present.
+    Raises: `Defect` when the installation has no such profile or its models are not the release's, `TransientError` when no photo can be made at present.
     """
 
     def normalise(

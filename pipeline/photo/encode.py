@@ -127,7 +127,7 @@ def bare_jpeg(data: bytes) -> BareJpeg | None:
     if at >= len(data) - 2 or _STRAY.search(data, at, len(data) - 2):
         return None
     head, frame, scan = (found[marker][0] for marker in (_APP0, _SOF0, _SOS))
-    jfif = len(head) == 14 and head[:7] == b"JFIF\0\x01\x01" and head[12:] == b"\0\0"
+    jfif = head[:7] == b"JFIF\0\x01\x01" and head[12:] == b"\0\0"  # 14 bytes, no thumbnail
     colour = len(frame) == 15 and frame[:1] == b"\x08" and frame[5:6] == b"\x03"
     single = len(scan) == 10 and scan[:1] == b"\x03" and scan[7:] == _WHOLE_SPECTRUM
     tables = _tables(found[_DQT], lambda _: 65) == [0, 1] and _tables(found[_DHT], _huffman_length) == _HUFFMAN

@@ -276,7 +276,7 @@ Index(
     sqlite_where=text("picture IS NOT NULL"),
 )
 
-# Objects that their application has let go of, a picture for a newer one or all of them after its end: to be erased, unless a row names them.
+# Objects that their application has let go of, a picture for a newer one or all of them after its end, or a crop's about to be named: to be erased, unless a row names them.
 objects_retired = Table(
     "objects_retired",
     metadata,

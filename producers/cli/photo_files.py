@@ -59,7 +59,7 @@ def photos_in(source: Path, out: Path | None = None) -> Folder:
     stands for itself. With `out` each photo has a target there: its own name, with .jpg after it unless it is a JPEG's.
 
     Raises:
-        Cannot: the folder itself cannot be read.
+        Cannot: the folder itself cannot be read, or a target is a link.
     """
     try:
         os.listdir(source)
@@ -78,6 +78,12 @@ def photos_in(source: Path, out: Path | None = None) -> Folder:
         while target in targets:
             target = target.with_name(f"{target.name}.jpg")
         targets[target] = path
+        if out is not None and (out / target).is_symlink():
+            raise Cannot(
+                "out-link",
+                f"{text_of(out / target)} 是链接，会写到别处，请先删除",
+                f"{text_of(out / target)} is a link and would be written through: remove it first",
+            )
     return Folder(
         photos=tuple(
             PhotoFile(source=path, name=text_of(path.relative_to(source)), target=None if out is None else out / target)

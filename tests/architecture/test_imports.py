@@ -48,7 +48,10 @@ DOORS = {
     "dramatiq": ("workers/", "producers/relay.py"),
     "httpx2": ("pipeline/gateways/",),
     "PIL": (
-        "pipeline/photo/", "card_personalization/face.py", "producers/simulators/", "producers/cli/photo_bench.py",
+        "pipeline/photo/",
+        "card_personalization/face.py",
+        "producers/simulators/",
+        "producers/cli/photo_bench.py",
     ),
     "cryptography": ("pipeline/store/sealing.py", "pipeline/gateways/objects.py", "card_personalization/"),
     "chinese_calendar": ("pipeline/calendar.py",),

@@ -114,7 +114,7 @@ def test_a_file_with_anything_more_or_other_is_not_clean(profile: PhotoProfile) 
         "iptc": with_segment(good, 0xED, b"Photoshop"),
         "adobe": with_segment(good, 0xEE, b"Adobe"),
         "a second head": with_segment(good, 0xE0, b"JFXX\0"),
-        "a longer head": good[:4] + b"\0\x13" + good[6:20] + b"EXTRA" + good[20:],
+        "a longer head": good[:4] + b"\0\x15" + good[6:20] + b"EXTRA" + good[20:],
         "a second frame": good[:20] + b"\xff\xc2" + good[good.find(b"\xff\xc0") + 2 :][:17] + good[20:],
         "another version": good[:12] + b"\x02" + good[13:],
         "trailing bytes": good + b"\0",
@@ -162,6 +162,13 @@ def test_no_segment_more_is_clean(good: bytes, data: st.DataObject, marker: int,
     )
     pieces.insert(data.draw(st.integers(0, len(pieces))), data.draw(extra))
     assert bare_jpeg(b"".join(pieces)) is None
+
+
+@pytest.mark.parametrize("between", [b"\xff", b"\xff\x01", b"\xff\xd0", b"\xff\xd8", b"\xff" * 99])
+def test_nothing_between_the_segments_is_clean(good: bytes, between: bytes) -> None:
+    pieces = parts(good)
+    for at in range(1, len(pieces) - 1):
+        assert bare_jpeg(b"".join([*pieces[:at], between, *pieces[at:]])) is None
 
 
 @given(data=st.data())
