@@ -360,9 +360,8 @@ def test_an_object_that_is_retired_anew_behind_a_running_erasure_is_not_forgotte
     assert ("objects_retired", "object") not in named(line)
 
 
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite has one writer
 def test_a_row_that_somebody_moves_at_this_moment_is_left_for_the_next_run(line: Line, submission: Make) -> None:
-    if not line.context.store.postgres:
-        pytest.skip("SQLite has one writer")
     [i] = cancelled(line, submission())
     days(line, DAYS + 1)
     with line.context.store.transaction() as tx:
