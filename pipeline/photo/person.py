@@ -30,6 +30,7 @@ UNIT = PERSON_SIDE / SPAN_FW
 
 _EYE_ROW = round(ABOVE_FW * UNIT)
 _MIDDLE = PERSON_SIDE // 2
+_MASK_BLEEDS = 3  # so many pixels of the tile the mask may reach beyond hair that can be seen
 _MIXED_PX = 2  # so far resampling mixes the white beyond the source into its last pixels
 _SLACK_PX = 2  # a frame that leaves the source by less touches it
 _PAD = 64
@@ -82,12 +83,14 @@ def see(image: Image.Image, pose: Pose, vision: Vision, *, roll_deg: float, prof
     inside = _inside(matrix, image.size, edge_px=0.5)
     unmixed = _inside(matrix, image.size, edge_px=_MIXED_PX)
     free = unmixed & ~_grown(mask, profile.background.guard_px * UNIT / profile.face.width_target_px)
-    crown_row = _crown(mask, inside)
     above_chin = _EYE_ROW + round(pose.length / pose.width * UNIT)
-    if (hair_row := _hair(tile, unmixed, free, above_chin, profile)) is not None:
-        crown_row = min(crown_row, hair_row)
+    crown = (_EYE_ROW - _crown(mask, inside)) / UNIT
+    if (found := _hair(tile, unmixed, free, above_chin, profile)) is not None:
+        row, colour = found
+        hair = _hair_line(image, pose, roll_deg, (_EYE_ROW - row) / UNIT, colour)
+        crown = hair if crown - hair < _MASK_BLEEDS / UNIT else crown
     room = Room(
-        crown=(_EYE_ROW - crown_row) / UNIT,
+        crown=crown,
         chin=pose.length / pose.width,
         below=_reach(pose, roll_deg, image.size, [(x, 0.0) for x in (-_SHOULDER_FW, 0.0, _SHOULDER_FW)], (0, 1)),
         left=_reach(pose, roll_deg, image.size, [(0.0, y) for y in (0.0, _SHOULDERS_FW)], (-1, 0)),
@@ -144,8 +147,8 @@ def _crown(mask: NDArray[np.float32], inside: NDArray[np.bool_]) -> int:
 
 def _hair(
     tile: Image.Image, inside: NDArray[np.bool_], free: NDArray[np.bool_], above: int, profile: PhotoProfile
-) -> int | None:
-    """The first row with something that is not background, where the background is plain enough to tell."""
+) -> tuple[int, tuple[int, ...]] | None:
+    """The first row with something that is not background, and the background's colour, where that is plain enough to tell."""
     limits, marked = profile.background, Image.fromarray(free.astype(np.uint8) * 255)
     marked.paste(0, (0, min(above, PERSON_SIDE), PERSON_SIDE, PERSON_SIDE))
     luma = tally(tile.convert("L"), marked)[0]
@@ -155,10 +158,24 @@ def _hair(
         return None
     half = round(_HAIR_HALF_PX * _GRAIN)
     box = (_MIDDLE - half, 0, _MIDDLE + half, _EYE_ROW)
-    step = np.asarray(step_from(tile.crop(box), median_colour(tile, marked)))
+    colour = median_colour(tile, marked)
+    step = np.asarray(step_from(tile.crop(box), colour))
     counts = np.count_nonzero((step > _HAIR_STEP) & inside[:_EYE_ROW, box[0] : box[2]], axis=1)
     rows = np.flatnonzero(counts >= round(_HAIR_RUN_PX * _GRAIN))
-    return int(rows[0]) if rows.size else None
+    return (int(rows[0]), colour) if rows.size else None
+
+
+def _hair_line(image: Image.Image, pose: Pose, roll_deg: float, about: float, colour: tuple[int, ...]) -> float:
+    """How far the hair reaches above the eyes, looked for again `about` there in pixels as fine as the picture's."""
+    fine = 207 / UNIT
+    spare = round(2 * fine)
+    height, size = round(about * 207), (2 * _HAIR_HALF_PX, 2 * spare)
+    matrix = similarity(
+        scale=pose.width / 207, turn_deg=roll_deg, onto=pose.eye_mid, origin=(_HAIR_HALF_PX, height + spare)
+    )
+    step = np.asarray(step_from(view(image, matrix, size, outside=colour), colour))
+    rows = np.flatnonzero(np.count_nonzero(step > _HAIR_STEP, axis=1) >= _HAIR_RUN_PX)
+    return about if not rows.size else (height + spare - int(rows[0])) / 207
 
 
 def _region(frame: Frame) -> tuple[slice, slice]:
