@@ -109,10 +109,10 @@ def simulate(
         pace=_pace(baud, ms_per_command),
         strict_t0=strict_t0,
     )
+    stopping = _stop_on_signals()  # before the first word: whoever reads it may end this
     _tell(f"虚拟卡 virtual cards {name}: {directory}")
     for line in play.told(manager):
         _tell(f"密钥 keys 4041..4F: {line}")
-    stopping = _stop_on_signals()
     play.simulate(slots, store, stopping, on_line=_tell_line, on_ready=lambda: _tell("ready"))
 
 
