@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline.photo.findings import Finding, find
 from pipeline.photo.pose import Pose, similarity
 from pipeline.photo.profile import Limits
-from pipeline.photo.resample import view
+from pipeline.photo.resample import Quality, view
 from pipeline.photo.result import Point
 from pipeline.photo.vision import MESH_SIDE, Seen, Vision
 
@@ -129,17 +129,19 @@ def _measured(image: Image.Image, face: Seen, vision: Vision, *, limits: Limits)
     """
     left, top, width, height = face.box
     middle = (left + width / 2, top + height / 2)
-    presence, pose = _meshed(image, middle, max(width, height), _eye_line_deg(face), vision)
+    presence, pose = _meshed(image, middle, max(width, height), _eye_line_deg(face), vision, quality="quick")
     if presence < limits.presence_none or not pose.is_face(image.size):
         return presence, pose
     middle, side = pose.extent()
     return _meshed(image, middle, side, pose.roll_deg, vision)
 
 
-def _meshed(image: Image.Image, middle: Point, side: float, turn_deg: float, vision: Vision) -> tuple[float, Pose]:
+def _meshed(
+    image: Image.Image, middle: Point, side: float, turn_deg: float, vision: Vision, *, quality: Quality = "smooth"
+) -> tuple[float, Pose]:
     centre = (MESH_SIDE / 2, MESH_SIDE / 2)
     matrix = similarity(scale=_CROP * side / MESH_SIDE, turn_deg=turn_deg, onto=middle, origin=centre)
-    mesh = vision.mesh(np.asarray(view(image, matrix, (MESH_SIDE, MESH_SIDE))))
+    mesh = vision.mesh(np.asarray(view(image, matrix, (MESH_SIDE, MESH_SIDE), quality=quality)))
     return mesh.presence, Pose(mesh.points).moved(matrix)
 
 

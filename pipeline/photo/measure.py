@@ -15,7 +15,7 @@ from PIL import Image
 from pipeline.photo import pose as points
 from pipeline.photo.pose import Pose
 from pipeline.photo.profile import PhotoProfile
-from pipeline.photo.tally import median_colour, spread, step_from, tally
+from pipeline.photo.tally import spread, step_from, tally
 
 Grey = NDArray[np.uint8]
 """height × width, luma 0 to 255."""
@@ -26,7 +26,7 @@ _CHEEK = 0.06
 _BAND = 0.06
 _DARK, _BRIGHT, _EYE_DARK = 25, 247, 50
 _LUMA_USUAL = 150
-_RIM_STEP = 40
+_OTHER_STEP = 40
 
 
 def lengths(pose: Pose, *, crown_px: float, profile: PhotoProfile) -> dict[str, float]:
@@ -77,15 +77,17 @@ def background(picture: Image.Image, luma: Image.Image, seen: Image.Image) -> di
     measures = {"background_px": float(values.size)}
     if not values.size:
         return measures
-    colour = [channel.mean for channel in tally(picture, seen)]
+    channels = tally(picture, seen)
+    means = [channel.mean for channel in channels]
+    step = step_from(picture, tuple(channel.percentile(0.5) for channel in channels))
     return measures | {
         "background_luma_mean": values.mean,
         "background_luma_sd": values.sd,
         "background_luma_p5": float(values.percentile(0.05)),
-        "background_spread": max(colour) - min(colour),
+        "background_spread": max(means) - min(means),
         "background_edge": _sobel_mean(np.asarray(luma), np.asarray(seen) > 0),
-        "background_rim": _rim(picture, seen),
-        "background_print": tally(step_from(picture, median_colour(picture, seen)), seen)[0].share(_RIM_STEP + 1, 255),
+        "background_rim": _rim(step, seen),
+        "background_print": tally(step, seen)[0].share(_OTHER_STEP + 1, 255),
     }
 
 
@@ -99,14 +101,14 @@ def lab(rgb: tuple[float, float, float]) -> tuple[float, float, float]:
     return (116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz))
 
 
-def _rim(picture: Image.Image, seen: Image.Image) -> float:
+def _rim(step: Image.Image, seen: Image.Image) -> float:
     """The share of the pixels along the picture's edge that are not of the background's colour: at the top, or at a side down to the
     lowest background seen, whichever has most."""
     box = seen.getbbox()
     if box is None:
         return 0.0
-    step = np.asarray(step_from(picture, median_colour(picture, seen)))[: box[3]] > _RIM_STEP
-    return max(float(edge.mean()) for edge in (step[0], step[:, 0], step[:, -1]))
+    other = np.asarray(step)[: box[3]] > _OTHER_STEP
+    return max(float(edge.mean()) for edge in (other[0], other[:, 0], other[:, -1]))
 
 
 def _face_box(pose: Pose, size: tuple[int, int]) -> Box:

@@ -141,9 +141,10 @@ def _marks(data: bytes) -> NDArray[np.intp] | None:
     Inside a scan an FF of the picture is followed by 00, so these are the markers (ITU-T T.81, B.1.1.5).
     """
     values = np.frombuffer(data, np.uint8)
-    if np.count_nonzero(values == 0xFF) > len(values) // _FF_SHARE + 1024:
+    full = values[:-1] == 0xFF
+    if np.count_nonzero(full) > len(values) // _FF_SHARE + 1024:
         return None
-    at = np.flatnonzero(values[:-1] == 0xFF)
+    at = np.flatnonzero(full)
     following = values[at + 1]
     marks: NDArray[np.intp] = at[(following != 0) & (following != 0xFF) & ~((following >= 0xD0) & (following <= 0xD7))]
     return marks
