@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from PIL import Image
 
 from pipeline.photo.findings import Finding, find
 from pipeline.photo.profile import FileWindow, Output, PhotoProfile
-from pipeline.photo.sniff import jpeg_segments
+from pipeline.photo.sniff import Segment
 
 # ITU-T T.81, B.1 and B.2
 _START, _END = b"\xff\xd8", b"\xff\xd9"
@@ -113,17 +113,13 @@ class BareJpeg:
 def bare_jpeg(data: bytes) -> BareJpeg | None:
     """The header of a file that is one JFIF head, the tables, one baseline frame of three components and its one scan, byte after
     byte; None when anything is missing, doubled, out of order or more than that. Decodes nothing."""
-    at = 2
-    found: dict[int, list[bytes]] = {}
-    order = bytearray()
-    for segment in jpeg_segments(data):
-        if segment.offset != at + 4:  # a filler or a marker without a segment lies between
-            return None
-        at = segment.offset + len(segment.payload)
-        order.append(segment.marker)
-        found.setdefault(segment.marker, []).append(segment.payload)
-    if not (data.startswith(_START) and data.endswith(_END) and _ORDER.fullmatch(order)):
+    segments = list(_segments(data))
+    if not (data.startswith(_START) and data.endswith(_END) and _ORDER.fullmatch(bytes(s.marker for s in segments))):
         return None
+    found: dict[int, list[bytes]] = {}
+    for segment in segments:
+        found.setdefault(segment.marker, []).append(segment.payload)
+    at = segments[-1].offset + len(segments[-1].payload)
     if at >= len(data) - 2 or _STRAY.search(data, at, len(data) - 2):
         return None
     head, frame, scan = (found[marker][0] for marker in (_APP0, _SOF0, _SOS))
@@ -139,6 +135,19 @@ def bare_jpeg(data: bytes) -> BareJpeg | None:
         density=head[7:12],
         sampling=frame[7::3],
     )
+
+
+def _segments(data: bytes) -> Iterator[Segment]:
+    """The marker segments that follow the start one upon the other, to the first start of scan or to where they stop doing so."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        marker, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
+        if length < 2 or at + 2 + length > len(data):
+            return
+        yield Segment(marker=marker, offset=at + 4, payload=data[at + 4 : at + 2 + length])
+        if marker == _SOS:
+            return
+        at += 2 + length
 
 
 def _tables(payloads: list[bytes], length: Callable[[bytes], int]) -> list[int]:

@@ -34,11 +34,12 @@ _MASK_BLEEDS = 3  # so many pixels of the tile the mask may reach beyond hair th
 _MIXED_PX = 2  # so far resampling mixes the white beyond the source into its last pixels
 _SLACK_PX = 2  # a frame that leaves the source by less touches it
 _PAD = 64
-_SHOULDER_FW = 0.83  # to the side: half a picture
-_SHOULDERS_FW = 1.3  # down: where shoulders reach a picture's sides
+_ASIDE_FW = 0.83  # to the side: half a picture
+_LOW_FW = 1.3  # down: where shoulders reach a picture's sides
 _SURE = 0.5
-# All given for a face 207 px wide; the tile is coarser by this.
-_GRAIN = UNIT / 207
+# All given in pixels of a picture whose face is this wide; the tile is coarser by `_GRAIN`.
+_FACE_PX = 207
+_GRAIN = UNIT / _FACE_PX
 _CROWN_HALF_PX, _CROWN_SHARE = 120, 0.08
 _HAIR_HALF_PX, _HAIR_RUN_PX, _HAIR_STEP = 100, 8, 40
 _TOP_HALF_PX, _TOP_SHARE, _SIDE_SHARE = 100, 0.10, 0.05
@@ -92,9 +93,9 @@ def see(image: Image.Image, pose: Pose, vision: Vision, *, roll_deg: float, prof
     room = Room(
         crown=crown,
         chin=pose.length / pose.width,
-        below=_reach(pose, roll_deg, image.size, [(x, 0.0) for x in (-_SHOULDER_FW, 0.0, _SHOULDER_FW)], (0, 1)),
-        left=_reach(pose, roll_deg, image.size, [(0.0, y) for y in (0.0, _SHOULDERS_FW)], (-1, 0)),
-        right=_reach(pose, roll_deg, image.size, [(0.0, y) for y in (0.0, _SHOULDERS_FW)], (1, 0)),
+        below=_reach(pose, roll_deg, image.size, [(x, 0.0) for x in (-_ASIDE_FW, 0.0, _ASIDE_FW)], (0, 1)),
+        left=_reach(pose, roll_deg, image.size, [(0.0, y) for y in (0.0, _LOW_FW)], (-1, 0)),
+        right=_reach(pose, roll_deg, image.size, [(0.0, y) for y in (0.0, _LOW_FW)], (1, 0)),
     )
     return Person(mask=mask, inside=inside, free=free, matrix=matrix, room=room)
 
@@ -167,15 +168,14 @@ def _hair(
 
 def _hair_line(image: Image.Image, pose: Pose, roll_deg: float, about: float, colour: tuple[int, ...]) -> float:
     """How far the hair reaches above the eyes, looked for again `about` there in pixels as fine as the picture's."""
-    fine = 207 / UNIT
-    spare = round(2 * fine)
-    height, size = round(about * 207), (2 * _HAIR_HALF_PX, 2 * spare)
+    spare = round(2 / _GRAIN)
+    height, size = round(about * _FACE_PX), (2 * _HAIR_HALF_PX, 2 * spare)
     matrix = similarity(
-        scale=pose.width / 207, turn_deg=roll_deg, onto=pose.eye_mid, origin=(_HAIR_HALF_PX, height + spare)
+        scale=pose.width / _FACE_PX, turn_deg=roll_deg, onto=pose.eye_mid, origin=(_HAIR_HALF_PX, height + spare)
     )
     step = np.asarray(step_from(view(image, matrix, size, outside=colour), colour))
     rows = np.flatnonzero(np.count_nonzero(step > _HAIR_STEP, axis=1) >= _HAIR_RUN_PX)
-    return about if not rows.size else (height + spare - int(rows[0])) / 207
+    return about if not rows.size else (height + spare - int(rows[0])) / _FACE_PX
 
 
 def _region(frame: Frame) -> tuple[slice, slice]:

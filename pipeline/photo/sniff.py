@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -80,29 +79,6 @@ def _kind(data: bytes) -> Format | None:
     if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS:
         return "heic"
     return next((name for name, magic in _MAGIC if data.startswith(magic)), None)
-
-
-def jpeg_segments(data: bytes) -> Iterator[Segment]:
-    """The marker segments of a JPEG up to and including its first start of scan.
-
-    Ends early, without an exception, where the bytes end or stop being marker segments.
-    """
-    at = 2
-    while at + 4 <= len(data) and data[at] == 0xFF:
-        marker = data[at + 1]
-        if marker == 0xFF:  # fill byte
-            at += 1
-            continue
-        if marker in _STANDALONE:
-            at += 2
-            continue
-        length = int.from_bytes(data[at + 2 : at + 4], "big")
-        if length < 2 or at + 2 + length > len(data):
-            return
-        yield Segment(marker=marker, offset=at + 4, payload=data[at + 4 : at + 2 + length])
-        if marker == _SOS:
-            return
-        at += 2 + length
 
 
 def _jpeg(data: bytes, *, scans_max: int) -> Header | Finding:

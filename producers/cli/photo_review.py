@@ -13,14 +13,14 @@ from rich.table import Table
 
 from config.wiring import Installation
 from pipeline.clock import SHANGHAI
-from pipeline.errors import NotFound, Refused
+from pipeline.errors import Refused
 from pipeline.photo.profile import PhotoProfile
 from pipeline.photo.result import Adjust
 from pipeline.services import review
-from pipeline.store import views
 from pipeline.store.photos import KeptPhoto
 from producers.cli import errors
 from producers.cli.photo_files import Cannot, write_whole
+from producers.cli.show import found
 from producers.cli.terminal import DataDir, JsonFlag, Output, actor, console, installation_of, print_json, wants_json
 
 app = typer.Typer(no_args_is_help=True, help="Photos that wait for a person.", rich_markup_mode=None)
@@ -44,12 +44,12 @@ def list_(
 ) -> None:
     """Photos that wait, oldest application first."""
     in_json = wants_json(output, as_json)
-    found = review.queue(installation_of(data).context, limit=limit, after=after)
+    queue = review.queue(installation_of(data).context, limit=limit, after=after)
     if in_json:
-        print_json([asdict(waiting) for waiting in found])
+        print_json([asdict(waiting) for waiting in queue])
         return
     table = Table("申领 application", "受理号 acceptance no.", "地区 region", "等待自 since (UTC+8)", "疑点 doubts")
-    for waiting in found:
+    for waiting in queue:
         since = waiting.since.astimezone(SHANGHAI).strftime("%Y-%m-%d %H:%M")
         table.add_row(waiting.application_id, waiting.acceptance_no, waiting.region, since, " ".join(waiting.doubts))
     console().print(table)
@@ -196,14 +196,7 @@ def _profile(installation: Installation, kept: KeptPhoto) -> PhotoProfile | None
 
 def _found(installation: Installation, name: str) -> str:
     with installation.store.transaction() as tx:
-        application_id = views.find(tx, name)
-    if application_id is None:
-        # What was typed may be somebody's number: it is not repeated.
-        raise NotFound(
-            "没有这份申领；可用申领号、受理号或外部编号",
-            "no such application: give its id, acceptance number or external reference",
-        )
-    return application_id
+        return found(tx, name)
 
 
 def _make_private(directory: Path) -> None:

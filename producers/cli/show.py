@@ -13,6 +13,23 @@ from pipeline.errors import NotFound
 from pipeline.person import mask_name, mask_number
 from pipeline.states import public_status
 from pipeline.store import applications, custody, views
+from pipeline.store.engine import Tx
+
+
+def found(tx: Tx, name: str) -> str:
+    """The id of the application with this id, acceptance number or external reference.
+
+    Raises:
+        NotFound: there is none.
+    """
+    application_id = views.find(tx, name)
+    if application_id is None:
+        # What was typed may be somebody's number: it is not repeated.
+        raise NotFound(
+            "没有这份申领；可用申领号、受理号或外部编号",
+            "no such application: give its id, acceptance number or external reference",
+        )
+    return application_id
 
 
 def case(installation: Installation, name: str) -> dict[str, Any]:
@@ -22,13 +39,7 @@ def case(installation: Installation, name: str) -> dict[str, Any]:
         NotFound: there is none.
     """
     with installation.store.transaction() as tx:
-        application_id = views.find(tx, name)
-        if application_id is None:
-            # What was typed may be somebody's number: it is not repeated.
-            raise NotFound(
-                "没有这份申领；可用申领号、受理号或外部编号",
-                "no such application: give its id, acceptance number or external reference",
-            )
+        application_id = found(tx, name)
         claimed = applications.load(tx, [application_id])[application_id]
         steps = views.history(tx, application_id)
         card = views.card_row(tx, application_id)

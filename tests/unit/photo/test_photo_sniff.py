@@ -13,7 +13,7 @@ from PIL import Image
 from pipeline.photo.decode import draft_scale
 from pipeline.photo.findings import Finding
 from pipeline.photo.profile import PhotoProfile
-from pipeline.photo.sniff import Header, jpeg_segments, sniff
+from pipeline.photo.sniff import Header, sniff
 from tests.unit.photo.forgeries import chunk, claiming_jpeg, frame_at, png, with_segment
 from tests.unit.photo.portraits import PHOTOS, written
 
@@ -110,19 +110,16 @@ def test_a_jpeg_without_its_end_is_incomplete_even_if_a_thumbnail_in_it_has_one(
         assert code(data[:-cut], profile) == "FILE_TRUNCATED"
 
 
-def test_segments_are_told_with_their_place_whatever_fills_the_gaps() -> None:
-    filled = BASE[:2] + b"\xff\xff\xff" + BASE[3:]
-    for data in (BASE, filled, with_segment(BASE, 0xE5, b"x" * 300)):
-        segments = list(jpeg_segments(data))
-        assert segments[-1].marker == 0xDA
-        assert all(data[s.offset : s.offset + len(s.payload)] == s.payload for s in segments)
-        assert {0xC0, 0xC4, 0xDB, 0xE0} <= {s.marker for s in segments}
-
-
 @given(data=st.binary(max_size=200), start=st.sampled_from([b"", BASE[:40], BASE[:-40], BASE]))
-def test_segments_of_any_bytes_end(data: bytes, start: bytes, profile: PhotoProfile) -> None:
-    assert sum(len(segment.payload) for segment in jpeg_segments(start + data)) <= len(start + data)
-    sniff(start + data, limits=profile.input)
+def test_a_picture_with_any_bytes_in_it_is_a_header_or_a_finding(
+    data: bytes, start: bytes, profile: PhotoProfile
+) -> None:
+    assert isinstance(sniff(start + data, limits=profile.input), Header | Finding)
+
+
+def test_fill_bytes_before_a_marker_are_none_of_it(profile: PhotoProfile) -> None:
+    filled = BASE[:2] + b"\xff\xff\xff" + BASE[3:]
+    assert sniff(filled, limits=profile.input) == sniff(BASE, limits=profile.input)
 
 
 @given(data=st.binary(max_size=80), magic=st.sampled_from([b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"\0\0\0\0ftypheic"]))
