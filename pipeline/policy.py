@@ -136,14 +136,34 @@ class Deadlines(_Value):
 
 
 class Collection(_Value):
-    """How long a card waits for its holder, what starts that clock, and what becomes of the card (WH-11, SG-10)."""
+    """How long a card waits for its holder, what starts that clock, and what becomes of the card (WH-11, SG-10).
+
+    `papers`: what each kind of collector shows beside the identity document that is read at the counter (WH-11, SG-10, DL-16(3)).
+    """
 
     starts: Sourced[Literal["notice", "acceptance"]]
     within: Sourced[Span]
     ending: Sourced[Literal["kept", "abandoned"]]
     after_due: Sourced[bool]
     who: Sourced[tuple[Collector, ...]]
+    papers: Mapping[Collector, Sourced[tuple[Word, ...]]] = {}
     reminder_days: Sourced[tuple[Positive, ...]]
+
+    def papers_of(self, collector: Collector) -> Sourced[tuple[str, ...]]:
+        """What this kind of collector has to show."""
+        return self.papers.get(collector) or Sourced[tuple[str, ...]](value=(), default="none is asked for")
+
+
+class Returned(_Value):
+    """What becomes of a card that came back to the centre (WH-11, WH-12, SG-10).
+
+    It is stored for `storage`, may be given out again meanwhile if `reissue`, and is then destroyed. `close_account`: when its
+    financial application ends at the bank.
+    """
+
+    storage: Sourced[Span]
+    reissue: Sourced[bool]
+    close_account: Sourced[Literal["on_return", "on_destruction", "never"]]
 
 
 class Fees(_Value):
@@ -224,6 +244,7 @@ class Policy(_Value):
     validity_years: Sourced[Positive]
     notice_within_working_days: Sourced[Positive]
     collection: Collection
+    returned: Returned
     receive_within_h: Sourced[Positive]
     acceptance_notice: Sourced[bool]
     fees: Fees

@@ -30,12 +30,99 @@ class OpenAccount:
     guardian: Agent | None = None
 
 
-Instruction = OpenAccount
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BindCard:
+    """Bind a new card to the account that the person has (KL-10); the answer carries the number of the new card."""
+
+    key: Key
+    bank_code: str
+    branch: str
+    region: str
+    account_ref: str = field(repr=False)
+    holder: Person
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CardProduced:
+    """A card with this bank's application was made and read back."""
+
+    key: Key
+    bank_code: str
+    account_ref: str = field(repr=False)
+    card_number: str = field(repr=False)
+    chip_id: str
+    card_serial: str
+    issued: date
+    expires: date
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivateFinancial:
+    """The account may be used from now on: the card is in its holder's hands (LN-2, KL-11)."""
+
+    key: Key
+    bank_code: str
+    account_ref: str = field(repr=False)
+    card_number: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FreezeFinancial:
+    """Nothing may leave the account (KL-12, LN-4, DL-19, WH-15, SG-12). `reason` is a word, nothing of a person."""
+
+    key: Key
+    bank_code: str
+    account_ref: str = field(repr=False)
+    card_number: str = field(repr=False)
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseFinancial:
+    """A freeze is over (KL-13, LN-5, DL-19, WH-16, SG-12)."""
+
+    key: Key
+    bank_code: str
+    account_ref: str = field(repr=False)
+    card_number: str = field(repr=False)
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateHolder:
+    """The person's particulars have changed (LN-7(2))."""
+
+    key: Key
+    bank_code: str
+    account_ref: str = field(repr=False)
+    holder: Person
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseAccount:
+    """The account ends (KL-16, DL-22, WH-17, SG-13). A bank declines while money is on it."""
+
+    key: Key
+    bank_code: str
+    account_ref: str = field(repr=False)
+    reason: str
+
+
+Instruction = (
+    OpenAccount
+    | BindCard
+    | CardProduced
+    | ActivateFinancial
+    | FreezeFinancial
+    | ReleaseFinancial
+    | UpdateHolder
+    | CloseAccount
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Done:
-    """The bank did it. `account_class` is the class of account (`I`, `II`, `III`)."""
+    """The bank did it, about this account and this card. `account_class` is the class of account (`I`, `II`, `III`)."""
 
     account_ref: str = field(repr=False)
     card_number: str = field(repr=False)
@@ -61,11 +148,24 @@ BankReply = Done | Declined | Pending
 BankFailure = TransientError | OutcomeUnknown
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LateReplies:
+    """Keys whose answer has become known after the call, oldest first; the answers themselves are asked for by `find`.
+
+    `cursor` is where to go on from; None: nothing was ever told.
+    """
+
+    keys: tuple[Key, ...] = ()
+    cursor: str | None = None
+
+
 class BankGateway(Protocol):
     """One cooperating bank. A refusal is a value; an exception value belongs to its key alone.
 
     `submit` answers every key: a reply, `TransientError` (certainly not received) or `OutcomeUnknown` (may have been).
     `find` answers every key: the bank's reply, or None when the bank never saw it.
+    `collect` does what is due by itself (files out, files in) and tells which keys were answered after their call.
+    `statement` is the bank's own list of what it did on a civil day in China, by key, for the comparison of the night.
     Raises: `TransientError` when nothing could be asked at all.
     """
 
@@ -74,6 +174,10 @@ class BankGateway(Protocol):
     ) -> Mapping[Key, BankReply | BankFailure]: ...
 
     def find(self, keys: Sequence[Key], *, deadline: datetime) -> Mapping[Key, BankReply | BankFailure | None]: ...
+
+    def collect(self, *, after: str | None, limit: int) -> LateReplies: ...
+
+    def statement(self, day: date, *, deadline: datetime) -> Mapping[Key, BankReply]: ...
 
 
 # ------------------------------------------------------------------------------------------------------------ objects

@@ -1,6 +1,6 @@
 """Collection: the clocks that run while a card waits at its outlet (WH-10, WH-11, SG-10).
 
-What people do (telling the applicant, handing over, sending back) are verbs of `services.custody`; this stage does what time does.
+What people do (telling the applicant, handing over, sending back) are verbs of `services.counter` and `services.returns`; this stage does what time does.
 It is woken by timers and answers for those that are due:
 
     arrived         the outlet signed for the card: tell it that the card is ready, start its clocks

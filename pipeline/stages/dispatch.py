@@ -1,6 +1,6 @@
 """Dispatch: a produced card is put into the open bundle of its outlet.
 
-Sealing, shipping and the outlet's receipt are acts of people or clocks (`services.custody`); the application waits for them here.
+Sealing, shipping and the outlet's receipt are acts of people or clocks (`services.bundles`); the application waits for them here.
 """
 
 from __future__ import annotations

@@ -8,22 +8,23 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Text, bindparam, func, insert, select, update
+from sqlalchemy import Column, ColumnElement, Text, bindparam, exists, func, insert, select, update
 
 from pipeline.identifiers import new_id
 from pipeline.stages.dispatch import Packed
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx, given, on_conflict_nothing, params
-from pipeline.store.types import Instant, Record
+from pipeline.store.types import Instant, Record, instant_text
 
 _ID = Column("id", Text)
 b = t.bundles.c
 c = t.cards.c
+e = t.custody_events.c
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a card is: whose custody (`centre`, `courier`, `outlet`, `holder`), and which one."""
+    """Where a card is: whose custody (`tables.PLACES`), and which one."""
 
     custody: str
     place: str
@@ -138,7 +139,7 @@ def mark(tx: Tx, bundle_id: str, **columns: Any) -> None:
     tx.conn.execute(update(t.bundles).where(b.id == bundle_id).values(**columns))
 
 
-def open_back(tx: Tx, *, outlet: str, region: str, seal_no: str, manifest: Any, now: datetime) -> str:
+def open_back(tx: Tx, *, outlet: str, region: str, seal_no: str, carrier: str, manifest: Any, now: datetime) -> str:
     """A bundle on its way back from an outlet."""
     bundle_id = new_id("bun_", now=now, random=tx.random)
     tx.conn.execute(
@@ -150,6 +151,7 @@ def open_back(tx: Tx, *, outlet: str, region: str, seal_no: str, manifest: Any, 
             "region": region,
             "status": "shipped",
             "seal_no": seal_no,
+            "carrier": carrier,
             "manifest": manifest,
             "opened_at": now,
             "sealed_at": now,
@@ -170,20 +172,25 @@ def hand_on(
     *,
     taker: Place,
     now: datetime,
-    actor: str,
+    given_by: str,
+    taken_by: str,
     bundle_id: str | None = None,
     seal_no: str | None = None,
     into: str | None = None,
     **columns: Any,
 ) -> None:
-    """Cards change hands: their place, and a custody event for each.
+    """Locked cards change hands: their place, and for each a custody event, signed and chained to the card's last one.
 
-    `into` is the bundle the cards lie in from now on; `columns` are further columns of the cards.
+    `given_by` and `taken_by` are the two people; the database refuses one person as both. `into` is the bundle the cards lie in
+    from now on; `columns` are further columns of the cards.
     """
     if not cards:
         return
-    events = [
-        {
+    asked = given(tx, _ID)
+    previous = _last_events(tx, [row.id for row in cards])
+    events = []
+    for row in cards:
+        event = {
             "id": new_id("cst_", now=now, random=tx.random),
             "card_id": row.id,
             "at": now,
@@ -193,12 +200,12 @@ def hand_on(
             "taker_place": taker.place,
             "bundle_id": bundle_id,
             "seal_no": seal_no,
-            "actor": actor,
+            "given_by": given_by,
+            "taken_by": taken_by,
+            "previous": previous.get(row.id),
         }
-        for row in cards
-    ]
+        events.append({**event, "signature": tx.sealer.sign(_signed_part(event))})
     tx.conn.execute(insert(t.custody_events), events)
-    asked = given(tx, _ID)
     if into is not None:
         columns["bundle_id"] = into
     tx.conn.execute(
@@ -209,9 +216,28 @@ def hand_on(
     )
 
 
+def _signed_part(event: Mapping[str, Any]) -> dict[str, Any]:
+    """A custody event as it is signed."""
+    return {**event, "at": instant_text(event["at"])}
+
+
+def _last_events(tx: Tx, card_ids: Sequence[str]) -> dict[str, str]:
+    asked = given(tx, _ID)
+    rows = tx.conn.execute(
+        select(e.card_id, e.id).where(e.card_id.in_(select(asked.c.id)), _is_last()),
+        {"given": params([{"id": i} for i in card_ids])},
+    )
+    return {row.card_id: row.id for row in rows}
+
+
+def _is_last() -> ColumnElement[bool]:
+    """That no later event follows an event of `e`."""
+    later = t.custody_events.alias("later")
+    return ~exists(select(later.c.id).where(later.c.card_id == e.card_id, later.c.previous == e.id))
+
+
 def history(tx: Tx, card_id: str) -> list[Record]:
     """A card's way, oldest first."""
-    e = t.custody_events.c
     return list(tx.conn.execute(select(t.custody_events).where(e.card_id == card_id).order_by(e.at, e.id)).all())
 
 
@@ -220,9 +246,7 @@ def balance(tx: Tx) -> tuple[dict[str, int], dict[str, int]]:
     by_row = {
         row.custody: row.n for row in tx.conn.execute(select(c.custody, func.count().label("n")).group_by(c.custody))
     }
-    e = t.custody_events.c
-    last = select(e.card_id, func.max(e.id).label("id")).group_by(e.card_id).subquery()
-    moved = select(e.card_id, e.taker).join(last, last.c.id == e.id).subquery()
+    moved = select(e.card_id, e.taker).where(_is_last()).subquery()
     place = func.coalesce(moved.c.taker, "centre")
     rows = tx.conn.execute(
         select(place.label("custody"), func.count().label("n"))

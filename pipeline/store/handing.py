@@ -45,6 +45,7 @@ def add_hand_over(
     document_type: str,
     document_number: str,
     actor: str,
+    status_before: str,
     now: datetime,
 ) -> str:
     """The card was taken; the document's number is sealed. The database refuses a second standing hand-over of a card."""
@@ -61,6 +62,7 @@ def add_hand_over(
             "sealed": sealed,
             "collected_at": now,
             "actor": actor,
+            "status_before": status_before,
         },
     )
     return handing_id

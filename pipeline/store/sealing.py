@@ -13,7 +13,8 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from pipeline.errors import Defect
@@ -39,6 +40,7 @@ class Sealer:
             raise ValueError("the installation's key must be 32 bytes; make one with `head -c 32 /dev/urandom`")
         self._wrapping = AESGCM(derive(master, "wrap"))
         self._index_key = derive(master, "blind-index")
+        self._signing = Ed25519PrivateKey.from_private_bytes(derive(master, "records"))
         self._random = random
         self._keys: dict[int, AESGCM] = {}
         self._current = 0
@@ -91,6 +93,22 @@ class Sealer:
         """What a person is found by, without their number being in the database."""
         return hmac.new(self._index_key, f"{id_type}|{id_number}".encode(), hashlib.sha256).digest()
 
+    def sign(self, record: Mapping[str, Any]) -> bytes:
+        """The installation's ed25519 signature over a record of its own (a hand-over, a receipt), in canonical JSON."""
+        return self._signing.sign(_canonical(record))
+
+    def signed(self, record: Mapping[str, Any], signature: bytes) -> bool:
+        """Whether `sign` made this signature over this record."""
+        try:
+            self._signing.public_key().verify(signature, _canonical(record))
+        except InvalidSignature:
+            return False
+        return True
+
     def digest(self, value: bytes) -> bytes:
         """A keyed digest for comparing content that may be personal."""
         return hmac.new(self._index_key, b"content|" + value, hashlib.sha256).digest()
+
+
+def _canonical(record: Mapping[str, Any]) -> bytes:
+    return json.dumps(record, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()

@@ -296,6 +296,16 @@ stage_control = Table(
     _one_of("stage", STAGES),
 )
 
+BANK_OPERATIONS = (
+    "open_account",
+    "bind_card",
+    "card_produced",
+    "activate_financial",
+    "freeze_financial",
+    "release_financial",
+    "update_holder",
+    "close_account",
+)
 external_calls = Table(
     "external_calls",
     metadata,
@@ -309,10 +319,34 @@ external_calls = Table(
     Column("created_at", Instant, nullable=False),
     Column("settled_at", Instant),
     Column("code", Text),
+    # Of what the bank desk gives by itself, about an account that exists: its place in the account's order, whose turn it is, and
+    # on what ground it was asked for.
+    Column("account_id", Text, ForeignKey("accounts.id")),
+    Column("card_id", Text, ForeignKey("cards.id")),
+    Column("seq", Integer),
+    Column("next_try_at", Instant),
+    Column("lease_token", Text),
+    Column("lease_until", Instant),
+    Column("held", Boolean, nullable=False, default=False),
+    Column("reason", Text),
+    Column("actor", Text),
     _one_of("state", ("intent", "unknown", "pending", "not_received", "done", "declined", "closed")),
+    _one_of("operation", BANK_OPERATIONS),
+    CheckConstraint(
+        "operation IN ('open_account', 'bind_card') OR (account_id IS NOT NULL AND seq IS NOT NULL)",
+        name="about_account",
+    ),
+    UniqueConstraint("account_id", "seq"),
 )
 Index("ix_external_calls_application", external_calls.c.application_id)
 Index("ix_external_calls_person", external_calls.c.person_id, external_calls.c.system)
+Index(
+    "ix_external_calls_desk",
+    external_calls.c.account_id,
+    external_calls.c.seq,
+    postgresql_where=text("seq IS NOT NULL AND state NOT IN ('done', 'declined', 'closed')"),
+    sqlite_where=text("seq IS NOT NULL AND state NOT IN ('done', 'declined', 'closed')"),
+)
 
 accounts = Table(
     "accounts",
@@ -326,8 +360,10 @@ accounts = Table(
     Column("status", Text, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
     Column("opened_at", Instant, nullable=False),
+    Column("frozen_at", Instant),
     Column("closed_at", Instant),
     _one_of("status", ("open", "closed")),
+    CheckConstraint("(status = 'closed') = (closed_at IS NOT NULL)", name="closed"),
 )
 Index(
     "uq_accounts_open",
@@ -336,6 +372,55 @@ Index(
     unique=True,
     postgresql_where=text("status = 'open'"),
     sqlite_where=text("status = 'open'"),
+)
+
+# Batch files of banks that exchange files: what goes out and what came back. The bytes of a file lie in the object store, encrypted.
+bank_files = Table(
+    "bank_files",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("bank_code", Text, nullable=False),
+    Column("direction", Text, nullable=False),
+    Column("file", Text, nullable=False),
+    Column("sha256", Text, nullable=False),
+    Column("rows", Integer, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("object", Text),
+    Column("problem", Text),
+    Column("created_at", Instant, nullable=False),
+    Column("settled_at", Instant),
+    UniqueConstraint("bank_code", "direction", "file", "sha256"),
+    _one_of("direction", ("out", "in")),
+    _one_of("state", ("written", "sent", "read", "refused")),
+    CheckConstraint("state <> 'refused' OR problem IS NOT NULL", name="explained"),
+)
+# One instruction in a file: taken into no file yet, sent in one, answered. `seq` is the order in which answers became known.
+bank_file_rows = Table(
+    "bank_file_rows",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("bank_code", Text, nullable=False),
+    Column("file_id", Text, ForeignKey("bank_files.id")),
+    Column("row_no", Integer),
+    Column("state", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("reply", LargeBinary),
+    Column("answered_seq", BigInteger, unique=True),
+    Column("taken_at", Instant, nullable=False),
+    Column("expected_by", Instant, nullable=False),
+    Column("answered_at", Instant),
+    UniqueConstraint("file_id", "row_no"),
+    _one_of("state", ("taken", "sent", "accepted", "answered")),
+    CheckConstraint("(state = 'taken') = (file_id IS NULL)", name="filed"),
+    CheckConstraint("(state = 'answered') = (reply IS NOT NULL)", name="answered"),
+)
+Index(
+    "ix_bank_file_rows_taken",
+    bank_file_rows.c.bank_code,
+    bank_file_rows.c.taken_at,
+    postgresql_where=text("state = 'taken'"),
+    sqlite_where=text("state = 'taken'"),
 )
 
 number_ranges = Table(
@@ -479,6 +564,9 @@ encoders = Table(
     _one_of("wanted", ("run", "drain")),
 )
 
+PLACES = ("centre", "courier", "outlet", "unit", "holder", "bank", "lost", "destroyed")
+"""Where a card can be. `lost`: searched for and given up, with the bundle's discrepancy settled; it may yet be found."""
+RETURN_REASONS = ("uncollected", "misrouted", "damaged", "refused", "wrong_data", "unreadable")
 cards = Table(
     "cards",
     metadata,
@@ -498,10 +586,13 @@ cards = Table(
     Column("bundle_id", Text, ForeignKey("bundles.id")),
     Column("slot", Text),
     Column("face", Text),
+    Column("return_reason", Text),
     Column("verified_at", Instant, nullable=False),
     Column("changed_at", Instant, nullable=False),
     _one_of("status", ("produced", "voided", "issued", "active", "frozen", "cancelled", "destroyed")),
-    _one_of("custody", ("centre", "courier", "outlet", "unit", "holder", "bank")),
+    _one_of("custody", PLACES),
+    _one_of("return_reason", RETURN_REASONS),
+    CheckConstraint("(status = 'destroyed') = (custody = 'destroyed')", name="destroyed"),
 )
 Index(
     "uq_cards_unvoided",
@@ -542,10 +633,14 @@ bundles = Table(
     Column("status", Text, nullable=False),
     Column("seal_no", Text),
     Column("manifest", Json),
+    Column("carrier", Text),
+    Column("carrier_ref", Text),
     Column("opened_at", Instant, nullable=False),
     Column("sealed_at", Instant),
     Column("shipped_at", Instant),
+    Column("alerted_at", Instant),
     Column("received_at", Instant),
+    Column("closed_at", Instant),
     _one_of("direction", ("out", "back")),
     _one_of("status", ("packing", "sealed", "shipped", "received", "disputed", "closed")),
 )
@@ -558,6 +653,50 @@ Index(
     sqlite_where=text("status = 'packing'"),
 )
 
+Index(
+    "ix_bundles_under_way",
+    bundles.c.shipped_at,
+    postgresql_where=text("status IN ('shipped', 'received', 'disputed')"),
+    sqlite_where=text("status IN ('shipped', 'received', 'disputed')"),
+)
+
+# What a bundle held beyond or short of its packing list. While one is open the bundle is disputed and does not close.
+discrepancies = Table(
+    "discrepancies",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("bundle_id", Text, ForeignKey("bundles.id"), nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("card_id", Text, ForeignKey("cards.id")),
+    Column("serial", Text, nullable=False),
+    Column("note", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("resolution", Text),
+    Column("opened_by", Text, nullable=False),
+    Column("opened_at", Instant, nullable=False),
+    Column("settled_by", Text),
+    Column("settled_at", Instant),
+    _one_of("kind", ("missing", "extra", "damaged", "seal")),
+    _one_of("state", ("open", "settled")),
+    _one_of("resolution", ("arrived", "lost", "sent_back", "forwarded", "not_ours", "accepted")),
+    CheckConstraint(
+        "(state = 'settled') = (resolution IS NOT NULL AND settled_by IS NOT NULL AND settled_at IS NOT NULL)",
+        name="settled",
+    ),
+    CheckConstraint("kind IN ('seal', 'extra') OR card_id IS NOT NULL", name="whose"),
+)
+Index("ix_discrepancies_bundle", discrepancies.c.bundle_id)
+Index(
+    "uq_discrepancies_open",
+    discrepancies.c.bundle_id,
+    discrepancies.c.kind,
+    discrepancies.c.serial,
+    unique=True,
+    postgresql_where=text("state = 'open'"),
+    sqlite_where=text("state = 'open'"),
+)
+
+# Every change of place of a card, by two parties, signed with the installation's custody key and chained by card.
 custody_events = Table(
     "custody_events",
     metadata,
@@ -570,9 +709,59 @@ custody_events = Table(
     Column("taker_place", Text, nullable=False),
     Column("bundle_id", Text),
     Column("seal_no", Text),
-    Column("actor", Text, nullable=False),
+    Column("given_by", Text, nullable=False),
+    Column("taken_by", Text, nullable=False),
+    Column("previous", Text),
+    Column("signature", LargeBinary, nullable=False),
+    CheckConstraint("given_by <> taken_by", name="two_parties"),
+    UniqueConstraint("card_id", "previous"),
 )
 Index("ix_custody_events_card", custody_events.c.card_id)
+Index(
+    "uq_custody_events_first",
+    custody_events.c.card_id,
+    unique=True,
+    postgresql_where=text("previous IS NULL"),
+    sqlite_where=text("previous IS NULL"),
+)
+
+# Cards that are destroyed: listed by one person, done by two others' hands, with a numbered receipt.
+destructions = Table(
+    "destructions",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("items", Json, nullable=False),
+    Column("listed_by", Text, nullable=False),
+    Column("listed_at", Instant, nullable=False),
+    Column("destroyed_by", Text),
+    Column("witness", Text),
+    Column("receipt_no", Text, unique=True),
+    Column("signature", LargeBinary),
+    Column("settled_at", Instant),
+    _one_of("state", ("listed", "done", "withdrawn")),
+    CheckConstraint("destroyed_by <> witness", name="two_people"),
+    CheckConstraint(
+        "state <> 'done' OR (destroyed_by IS NOT NULL AND witness IS NOT NULL AND receipt_no IS NOT NULL"
+        " AND signature IS NOT NULL AND settled_at IS NOT NULL)",
+        name="receipted",
+    ),
+)
+destruction_cards = Table(
+    "destruction_cards",
+    metadata,
+    Column("destruction_id", Text, ForeignKey("destructions.id"), primary_key=True),
+    Column("card_id", Text, ForeignKey("cards.id"), primary_key=True),
+    Column("open", Boolean, nullable=False),
+)
+Index(
+    "uq_destruction_cards_open",
+    destruction_cards.c.card_id,
+    unique=True,
+    postgresql_where=text("open"),
+    sqlite_where=text("open"),
+)
 
 notices = Table(
     "notices",
@@ -596,7 +785,14 @@ hand_overs = Table(
     Column("sealed", LargeBinary, nullable=False),
     Column("collected_at", Instant, nullable=False),
     Column("actor", Text, nullable=False),
+    Column("status_before", Text, nullable=False),
     Column("reverted_at", Instant),
+    Column("reverted_by", Text),
+    Column("revert_reason", Text),
+    CheckConstraint(
+        "(reverted_at IS NULL) = (reverted_by IS NULL) AND (reverted_at IS NULL) = (revert_reason IS NULL)",
+        name="reverted",
+    ),
 )
 Index(
     "uq_hand_overs_standing",
@@ -620,6 +816,7 @@ fees = Table(
     Column("evidence", Text),
     Column("created_at", Instant, nullable=False),
     Column("settled_at", Instant),
+    Column("settled_by", Text),
     UniqueConstraint("application_id", "kind"),
     _one_of("status", ("due", "paid", "waived", "refunded")),
     CheckConstraint("amount_fen >= 0", name="amount"),
@@ -660,6 +857,114 @@ Index(
     postgresql_where=text("position IS NULL"),
     sqlite_where=text("position IS NULL"),
 )
+
+Index(
+    "ix_outbox_outlet",
+    outbox.c.outlet,
+    outbox.c.position,
+    postgresql_where=text("position IS NOT NULL"),
+    sqlite_where=text("position IS NOT NULL"),
+)
+
+# An outlet's queue on RabbitMQ: `position` is the last event of the feed that the broker has surely taken for it.
+outlet_queues = Table(
+    "outlet_queues",
+    metadata,
+    Column("outlet", Text, primary_key=True),
+    Column("state", Text, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("created_at", Instant, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("tries", Integer, nullable=False, default=0),
+    Column("next_try_at", Instant),
+    Column("refused_since", Instant),
+    Column("problem", Text),
+    Column("delivered", BigInteger, nullable=False, default=0),
+    _one_of("state", ("enabled", "disabled")),
+)
+
+# An outlet's webhook. `position`: events of the feed up to here have become deliveries. `sealed` holds its signing keys.
+webhook_endpoints = Table(
+    "webhook_endpoints",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("outlet", Text, nullable=False),
+    Column("url", Text, nullable=False),
+    Column("types", Json, nullable=False),
+    Column("signature", Text, nullable=False),
+    Column("max_rps", Integer, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("sealed", LargeBinary, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("version", Integer, nullable=False, default=1),
+    Column("created_at", Instant, nullable=False),
+    Column("created_by", Text, nullable=False),
+    Column("failing_since", Instant),
+    Column("not_before", Instant),
+    Column("disabled_at", Instant),
+    Column("disabled_why", Text),
+    _one_of("signature", ("ed25519", "hmac")),
+    _one_of("state", ("enabled", "disabled", "deleted")),
+    CheckConstraint("state <> 'disabled' OR disabled_why IS NOT NULL", name="explained"),
+)
+Index("ix_webhook_endpoints_outlet", webhook_endpoints.c.outlet)
+
+# An event on its way to an endpoint: once for each pair, whatever happens.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("endpoint_id", Text, ForeignKey("webhook_endpoints.id"), nullable=False),
+    Column("event_id", Text, ForeignKey("outbox.id"), nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("tries", Integer, nullable=False, default=0),
+    Column("next_try_at", Instant),
+    Column("lease_token", Text),
+    Column("lease_until", Instant),
+    Column("created_at", Instant, nullable=False),
+    Column("settled_at", Instant),
+    UniqueConstraint("endpoint_id", "event_id"),
+    _one_of("state", ("waiting", "sending", "delivered", "exhausted")),
+    CheckConstraint("(state = 'waiting') = (next_try_at IS NOT NULL)", name="waiting"),
+    CheckConstraint("(state = 'sending') = (lease_until IS NOT NULL)", name="leased"),
+)
+Index(
+    "ix_deliveries_due",
+    deliveries.c.endpoint_id,
+    deliveries.c.next_try_at,
+    deliveries.c.position,
+    postgresql_where=text("state = 'waiting'"),
+    sqlite_where=text("state = 'waiting'"),
+)
+Index(
+    "ix_deliveries_leased",
+    deliveries.c.lease_until,
+    postgresql_where=text("state = 'sending'"),
+    sqlite_where=text("state = 'sending'"),
+)
+
+# Every attempt, for 90 days: what was sent but the body (the outbox has it), and what came back, at most 2 KB of it.
+delivery_attempts = Table(
+    "delivery_attempts",
+    metadata,
+    Column("seq", BigId, primary_key=True, autoincrement=True),
+    Column("delivery_id", Text, ForeignKey("deliveries.id"), nullable=False),
+    Column("endpoint_id", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+    Column("result", Text, nullable=False),
+    Column("status_code", Integer),
+    Column("problem", Text),
+    Column("request_headers", Json, nullable=False),
+    Column("response_headers", Json),
+    Column("response", LargeBinary),
+    Column("dns_ms", Integer),
+    Column("connect_ms", Integer),
+    Column("http_ms", Integer),
+)
+Index("ix_delivery_attempts_delivery", delivery_attempts.c.delivery_id)
+Index("ix_delivery_attempts_at", delivery_attempts.c.at)
 
 audit = Table(
     "audit",

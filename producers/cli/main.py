@@ -13,7 +13,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from config import logs
 from config.release import release
@@ -23,10 +22,14 @@ from pipeline.errors import NotFound
 from pipeline.states import STAGES
 from producers.cli import errors
 from producers.cli.blank import blank_app
+from producers.cli.bundle import bundle_app
 from producers.cli.card import card_app
+from producers.cli.custody import custody_app
 from producers.cli.encoder import encoder_app
 from producers.cli.erase import erase_app
+from producers.cli.event import event_app
 from producers.cli.keys import keys_app
+from producers.cli.outlet import outlet_app
 from producers.cli.photo import app as photo_app
 from producers.cli.terminal import DataDir, JsonFlag, Output
 from producers.cli.terminal import actor as _actor
@@ -49,13 +52,9 @@ run_app = typer.Typer(no_args_is_help=True, help="One role, for supervisors and 
 application_app = typer.Typer(no_args_is_help=True, help="Applications.", rich_markup_mode=None)
 batch_app = typer.Typer(no_args_is_help=True, help="Batches of intake.", rich_markup_mode=None)
 stage_app = typer.Typer(no_args_is_help=True, help="Stages of the line.", rich_markup_mode=None)
-bundle_app = typer.Typer(no_args_is_help=True, help="Bundles of cards.", rich_markup_mode=None)
-outlet_app = typer.Typer(no_args_is_help=True, help="What outlets do.", rich_markup_mode=None)
 simulate_app = typer.Typer(no_args_is_help=True, help="Stand-ins for the world around.", rich_markup_mode=None)
 db_app = typer.Typer(no_args_is_help=True, help="The database.", rich_markup_mode=None)
 audit_app = typer.Typer(no_args_is_help=True, help="The audit log.", rich_markup_mode=None)
-custody_app = typer.Typer(no_args_is_help=True, help="Where cards are.", rich_markup_mode=None)
-event_app = typer.Typer(no_args_is_help=True, help="Events that left the system.", rich_markup_mode=None)
 for name, sub in (
     ("run", run_app),
     ("application", application_app),
@@ -445,156 +444,6 @@ def stage_resume(stage: str, data: DataDir = None) -> None:
     from pipeline.services import operate
 
     operate.resume(_installation(data).context, stage, actor=_actor())
-
-
-@bundle_app.command("list")
-def bundle_list(status_: Annotated[str, typer.Option("--status")] = "sealed", data: DataDir = None) -> None:
-    """Bundles of a status, one JSON object a line."""
-    from pipeline.store import custody
-
-    with _installation(data).store.transaction() as tx:
-        for row in custody.bundles(tx, status=status_):
-            print(json.dumps(row._asdict(), ensure_ascii=False, default=_plain))
-
-
-@bundle_app.command("seal")
-def bundle_seal(bundle_id: Annotated[str, typer.Argument(metavar="ID")], data: DataDir = None) -> None:
-    """Close a bundle before its time."""
-    from pipeline.services import custody
-
-    print(custody.seal_now(_installation(data).context, bundle_id, actor=_actor()))
-
-
-@bundle_app.command("ship")
-def bundle_ship(
-    bundle_id: Annotated[str, typer.Argument(metavar="ID")],
-    carrier: Annotated[str, typer.Option()] = "courier_1",
-    data: DataDir = None,
-) -> None:
-    """The courier takes a sealed bundle."""
-    from pipeline.services import custody
-
-    print(custody.ship(_installation(data).context, bundle_id, carrier=carrier, actor=_actor()))
-
-
-@bundle_app.command("receive")
-def bundle_receive(
-    bundle_id: Annotated[str, typer.Argument(metavar="ID")],
-    outlet: Annotated[str, typer.Option()],
-    seal_no: Annotated[str, typer.Option("--seal")],
-    card: Annotated[list[str] | None, typer.Option(help="a card that is there; all of them when none is named")] = None,
-    data: DataDir = None,
-) -> None:
-    """The outlet signs for a bundle."""
-    from dataclasses import asdict
-
-    from pipeline.services import custody
-
-    receipt = custody.receive(
-        _installation(data).context, bundle_id, outlet=outlet, seal_no=seal_no, received=card or None, actor=_actor()
-    )
-    _print_json(asdict(receipt))
-
-
-@outlet_app.command("ready")
-def outlet_ready(outlet: str, data: DataDir = None) -> None:
-    """Cards that wait at an outlet, one JSON object a line."""
-    from pipeline.store import views
-
-    with _installation(data).store.transaction() as tx:
-        for row in views.at_outlet(tx, outlet, statuses=("delivered", "notified", "uncollected", "recalled")):
-            print(json.dumps(row._asdict(), ensure_ascii=False, default=_plain))
-
-
-@outlet_app.command("notice")
-def outlet_notice(
-    card_id: Annotated[str, typer.Argument(metavar="CARD")],
-    outlet: Annotated[str, typer.Option()],
-    method: Annotated[str, typer.Option(help="sms, phone, letter, in_person or unit")] = "sms",
-    data: DataDir = None,
-) -> None:
-    """The applicant was told that the card is there."""
-    from pipeline.services import custody
-
-    if method not in ("sms", "phone", "letter", "in_person", "unit"):
-        raise typer.BadParameter("sms, phone, letter, in_person or unit", param_hint="--method")
-    due = custody.give_notice(_installation(data).context, card_id, outlet=outlet, method=method, actor=_actor())  # type: ignore[arg-type]
-    _print_json({"collect_by": due})
-
-
-@outlet_app.command("hand-over")
-def outlet_hand_over(
-    card_id: Annotated[str, typer.Argument(metavar="CARD")],
-    serial: Annotated[str, typer.Option(help="as read from the card in hand")],
-    outlet: Annotated[str | None, typer.Option(help="where the card waits")] = None,
-    centre: Annotated[bool, typer.Option("--centre", help="the centre's own counter, for urgent cards")] = False,
-    document_type: Annotated[str, typer.Option()] = "resident_id",
-    document_number_file: Annotated[
-        typer.FileText | None, typer.Option(help="holds the document's number; - for stdin")
-    ] = None,
-    by: Annotated[str, typer.Option(help="holder, guardian, proxy or unit")] = "holder",
-    fee_receipt: Annotated[str | None, typer.Option()] = None,
-    data: DataDir = None,
-) -> None:
-    """The card goes to its holder."""
-    from pipeline.services import custody
-
-    if centre == (outlet is not None):
-        raise typer.BadParameter("either --outlet or --centre", param_hint="--outlet")
-    if by not in ("holder", "guardian", "proxy", "unit"):
-        raise typer.BadParameter("holder, guardian, proxy or unit", param_hint="--by")
-    number = document_number_file.read().strip() if document_number_file else ""
-    if not number:
-        raise typer.BadParameter("the number of the document that was shown", param_hint="--document-number-file")
-    handed = custody.hand_over(
-        _installation(data).context,
-        card_id,
-        outlet=outlet,
-        serial=serial,
-        taken_by=by,  # type: ignore[arg-type]
-        document_type=document_type,
-        document_number=number,
-        fee_receipt=fee_receipt,
-        actor=_actor(),
-    )
-    _print_json({"id": handed})
-
-
-@custody_app.command("balance")
-def custody_balance(data: DataDir = None, output: Output = "table", as_json: JsonFlag = False) -> None:
-    """Cards by place, from their rows and from the custody events. Exit 1 when they differ."""
-    from pipeline.store import custody
-
-    wants_json = _as_json(output, as_json)
-    with _installation(data).store.transaction() as tx:
-        by_row, by_event = custody.balance(tx)
-    balanced = by_row == by_event
-    if wants_json:
-        _print_json({"balanced": balanced, "places": by_row, "by_events": by_event, "total": sum(by_row.values())})
-    else:
-        table = Table("地点 place", "卡 cards", "按交接记录 by events")
-        for place in sorted(by_row | by_event):
-            table.add_row(place, str(by_row.get(place, 0)), str(by_event.get(place, 0)))
-        _console().print(table)
-    if not balanced:
-        raise typer.Exit(errors.FAILED)
-
-
-@event_app.command("tail")
-def event_tail(
-    after: Annotated[int, typer.Option(min=0, help="position to go on from")] = 0,
-    outlet: Annotated[str | None, typer.Option()] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
-    data: DataDir = None,
-) -> None:
-    """Events in the order of the feed, one CloudEvents document a line; the next cursor on stderr."""
-    from pipeline.store import outbox
-
-    with _installation(data).store.transaction() as tx:
-        page = outbox.feed(tx, after=after, limit=limit, outlet=outlet)
-    for event in page.events:
-        print(event.body.decode())
-    print(f"next: {page.cursor}", file=sys.stderr)
 
 
 @audit_app.command("verify")

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.services import custody
+from pipeline.services import bundles as bundling
+from pipeline.services import counter, returns
 from pipeline.services.context import Context
 from pipeline.store import applications, views
 from pipeline.store import custody as store
@@ -27,14 +28,14 @@ class Outlets:
         """The courier fetches every sealed bundle."""
         bundles = self._bundles("sealed", "out")
         for bundle in bundles:
-            custody.ship(self.context, bundle.id, carrier=COURIER, actor="dispatcher")
+            bundling.ship(self.context, bundle.id, carrier=COURIER, actor="dispatcher")
         return len(bundles)
 
     def receive(self) -> int:
         """Outlets sign for what arrives."""
         bundles = self._bundles("shipped", "out")
         for bundle in bundles:
-            custody.receive(
+            bundling.receive(
                 self.context, bundle.id, outlet=bundle.outlet, seal_no=bundle.seal_no, actor=f"clerk@{bundle.outlet}"
             )
         return len(bundles)
@@ -43,7 +44,7 @@ class Outlets:
         """Clerks tell applicants whose card has come."""
         told = 0
         for outlet, card in self._cards("delivered"):
-            custody.give_notice(self.context, card.card, outlet=outlet, method="sms", actor=f"clerk@{outlet}")
+            counter.give_notice(self.context, card.card, outlet=outlet, method="sms", actor=f"clerk@{outlet}")
             told += 1
         return told
 
@@ -74,21 +75,21 @@ class Outlets:
                 cards = [row.card for row in views.at_outlet(tx, outlet, statuses=("recalled",))]
             if cards:
                 seal = "B" + hashlib.sha256("".join(cards).encode()).hexdigest()[:10].upper()
-                custody.send_back(
+                returns.send_back(
                     self.context, cards, outlet=outlet, seal_no=seal, carrier=COURIER, actor=f"clerk@{outlet}"
                 )
                 back += len(cards)
         for bundle in self._bundles("shipped", "back"):
-            custody.receive_back(self.context, bundle.id, seal_no=bundle.seal_no, actor="storekeeper")
+            returns.receive_back(self.context, bundle.id, seal_no=bundle.seal_no, actor="storekeeper")
         return back
 
     def _hand_over(self, card: Any, outlet: str | None) -> None:
         with self.context.store.transaction() as tx:
             app = applications.load(tx, [card.application])[card.application].application
             fee = views.fees_due(tx, card.application)
-        by: custody.Taker = "guardian" if app.guardian else "proxy" if app.proxy else "holder"
+        by: counter.Taker = "guardian" if app.guardian else "proxy" if app.proxy else "holder"
         agent = app.guardian or app.proxy
-        custody.hand_over(
+        counter.hand_over(
             self.context,
             card.card,
             outlet=outlet,

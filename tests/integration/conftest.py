@@ -27,7 +27,7 @@ from pipeline.photo.profile import PhotoProfile, load_profiles
 from pipeline.photo.result import Adjust, Background, Geometry, Normalised
 from pipeline.policy import Policy
 from pipeline.ports import EncodeOrder, EncodeReport, StationStopped
-from pipeline.services import custody, run_stage, sweep
+from pipeline.services import bundles, counter, returns, run_stage, sweep
 from pipeline.services import stock as stocking
 from pipeline.services.accept import Accepted, accept
 from pipeline.services.context import Context
@@ -273,7 +273,7 @@ class Line:
         self.later(hours=5)
         sealed = self.bundles("sealed")
         for bundle in sealed:
-            custody.ship(self.context, bundle.id, carrier="courier", actor="dispatcher")
+            bundles.ship(self.context, bundle.id, carrier="courier", actor="dispatcher")
         return sealed
 
     def to_outlet(self, *submissions: Submission) -> list[str]:
@@ -281,13 +281,13 @@ class Line:
         ids = self.accept(*submissions)
         self.run()
         for bundle in self.ship():
-            custody.receive(self.context, bundle.id, outlet=bundle.outlet, seal_no=bundle.seal_no, actor="clerk")
+            bundles.receive(self.context, bundle.id, outlet=bundle.outlet, seal_no=bundle.seal_no, actor="clerk")
         self.later(seconds=1)
         return ids
 
     def notify(self, application_id: str) -> datetime | None:
         card = self.card(application_id)
-        return custody.give_notice(self.context, card.id, outlet=card.place, method="sms", actor="clerk")
+        return counter.give_notice(self.context, card.id, outlet=card.place, method="sms", actor="clerk")
 
     def application(self, application_id: str) -> Application:
         with self.context.store.transaction() as tx:
@@ -304,12 +304,12 @@ class Line:
             "fee_receipt": "R1",
             "actor": "clerk",
         }
-        return custody.hand_over(self.context, card.id, **(told | changes))
+        return counter.hand_over(self.context, card.id, **(told | changes))
 
     def call_back(self, application_id: str) -> str:
         """The outlet gives the courier a card that was called back; the bundle."""
         card = self.card(application_id)
-        return custody.send_back(
+        return returns.send_back(
             self.context, [card.id], outlet=card.place, seal_no="Back-1", carrier="courier", actor="clerk"
         )
 

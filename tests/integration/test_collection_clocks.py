@@ -17,7 +17,7 @@ from pipeline.calendar import ChineseCalendar
 from pipeline.clock import civil_date
 from pipeline.errors import Conflict
 from pipeline.policy import Policy
-from pipeline.services import custody
+from pipeline.services import returns
 from pipeline.services.accept import Accepted, accept
 from pipeline.store import outbox
 from pipeline.store import tables as t
@@ -64,7 +64,7 @@ def test_a_card_nobody_fetches_goes_back_by_its_regions_clock(line: Any, regiona
     assert line.history(i)[-3:-1] == ["uncollected", "recalled"]
     line.later(days=400)
     bundle = line.call_back(i)
-    custody.receive_back(line.context, bundle, seal_no="Back-1", actor="centre")
+    returns.receive_back(line.context, bundle, seal_no="Back-1", actor="centre")
     assert (line.status(i), line.row(i).ending) == ("returned", policy.collection.ending.value)
     reminders = len(policy.collection.reminder_days.value)
     assert told(line) == {
@@ -148,7 +148,7 @@ def test_who_gave_a_card_up_may_apply_again_and_whose_card_is_kept_may_not(line:
         [i] = line.to_outlet(regional(policy, n))
         line.notify(i)
         go_to(line, due_of(line, policy, i) + MINUTE)
-        custody.receive_back(line.context, line.call_back(i), seal_no="Back-1", actor="centre")
+        returns.receive_back(line.context, line.call_back(i), seal_no="Back-1", actor="centre")
         [again] = accept(line.context, [regional(policy, n, external_ref=f"again-{n}")], actor="test")
         assert isinstance(again, Accepted) == (policy.collection.ending.value == "abandoned")
 

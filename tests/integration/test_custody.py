@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.application import Submission
 from pipeline.errors import Conflict, NotFound, Refused
-from pipeline.services import custody
+from pipeline.services import bundles, counter, returns
 from pipeline.store import fees
 
 Make = Callable[..., Submission]
@@ -24,9 +24,9 @@ def shipped(line: Any, submission: Make) -> tuple[Any, Any, list[str]]:
     return line, bundle, ids
 
 
-def receive(line: Any, bundle: Any, **changes: Any) -> custody.Receipt:
+def receive(line: Any, bundle: Any, **changes: Any) -> bundles.Receipt:
     told = {"outlet": bundle.outlet, "seal_no": bundle.seal_no, "actor": "clerk"} | changes
-    return custody.receive(line.context, bundle.id, **told)
+    return bundles.receive(line.context, bundle.id, **told)
 
 
 def code_of(told: pytest.ExceptionInfo[Refused]) -> str:
@@ -85,9 +85,9 @@ def test_a_bundle_that_is_not_sealed_is_not_shipped(line: Any, submission: Make)
     line.run()
     [bundle] = line.bundles("packing")
     with pytest.raises(Conflict):
-        custody.ship(line.context, bundle.id, carrier="courier", actor="d")
+        bundles.ship(line.context, bundle.id, carrier="courier", actor="d")
     with pytest.raises(NotFound):
-        custody.ship(line.context, "bun_none", carrier="courier", actor="d")
+        bundles.ship(line.context, "bun_none", carrier="courier", actor="d")
     assert line.balanced() == {"centre": 1}
 
 
@@ -231,7 +231,7 @@ def test_a_card_under_way_is_handed_to_nobody(shipped: Any) -> None:
     with pytest.raises(NotFound):
         line.hand_over(ids[0], outlet=bundle.outlet)
     with pytest.raises(NotFound):
-        custody.give_notice(line.context, line.card(ids[0]).id, outlet=bundle.outlet, method="sms", actor="c")
+        counter.give_notice(line.context, line.card(ids[0]).id, outlet=bundle.outlet, method="sms", actor="c")
 
 
 def test_of_two_clerks_with_one_card_one_hands_it_over(waiting: Any) -> None:
@@ -282,19 +282,19 @@ def test_cards_that_are_called_back_come_back_under_their_seal(waiting: Any) -> 
     line.later(days=200)
     assert line.status(i) == "recalled"
     with pytest.raises(NotFound):
-        custody.send_back(
+        returns.send_back(
             line.context, [line.card(i).id], outlet="out_42010699", seal_no="B", carrier="c", actor="clerk"
         )
     bundle = line.call_back(i)
     assert line.balanced() == {"courier": 1}
     with pytest.raises(Refused) as told:
-        custody.receive_back(line.context, bundle, seal_no="other", actor="centre")
+        returns.receive_back(line.context, bundle, seal_no="other", actor="centre")
     assert code_of(told) == "seal-mismatch"
-    assert custody.receive_back(line.context, bundle, seal_no="back-1", actor="centre") == 1
+    assert returns.receive_back(line.context, bundle, seal_no="back-1", actor="centre") == 1
     assert (line.status(i), line.balanced()) == ("returned", {"centre": 1})
     assert line.events("card.returned") == 1
     with pytest.raises(Conflict):
-        custody.receive_back(line.context, bundle, seal_no="Back-1", actor="centre")
+        returns.receive_back(line.context, bundle, seal_no="Back-1", actor="centre")
 
 
 def test_a_cards_history_names_giver_and_taker_of_every_step(waiting: Any) -> None:

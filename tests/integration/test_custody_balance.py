@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.application import Submission
 from pipeline.errors import Refused
-from pipeline.services import custody
+from pipeline.services import bundles, counter, returns
 
 
 class People:
@@ -38,7 +38,7 @@ class People:
 
     def ship(self) -> None:
         if bundle := self.one(self.line.bundles("sealed") + self.line.bundles("shipped")):
-            custody.ship(self.line.context, bundle.id, carrier="courier", actor="a")
+            bundles.ship(self.line.context, bundle.id, carrier="courier", actor="a")
 
     def receive(self) -> None:
         if bundle := self.one(self.line.bundles("shipped")):
@@ -47,14 +47,14 @@ class People:
                 self.random.sample(listed, self.random.randint(0, len(listed))) if self.random.random() < 0.3 else None
             )
             told = {"outlet": self.outlet(bundle.outlet), "seal_no": bundle.seal_no, "received": here}
-            custody.receive(self.line.context, bundle.id, actor="a", **told)
+            bundles.receive(self.line.context, bundle.id, actor="a", **told)
 
     def card(self) -> Any:
         return self.line.card(self.random.choice(self.ids))
 
     def notice(self) -> None:
         card = self.card()
-        custody.give_notice(self.line.context, card.id, outlet=self.outlet(card.place), method="sms", actor="a")
+        counter.give_notice(self.line.context, card.id, outlet=self.outlet(card.place), method="sms", actor="a")
 
     def hand_over(self) -> None:
         i = self.random.choice(self.ids)
@@ -65,7 +65,7 @@ class People:
 
     def back_in(self) -> None:
         if bundle := self.one(self.line.bundles("shipped", "back")):
-            custody.receive_back(self.line.context, bundle.id, seal_no=bundle.seal_no, actor="a")
+            returns.receive_back(self.line.context, bundle.id, seal_no=bundle.seal_no, actor="a")
 
     def time(self) -> None:
         self.line.later(days=self.random.choice([1, 30, 200]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from pipeline.application import Submission
-from pipeline.services import custody
+from pipeline.services import bundles, counter
 from pipeline.store import custody as store_custody
 from pipeline.store import stock, views
 
@@ -21,16 +21,16 @@ def test_an_application_becomes_a_card_in_a_persons_hand(line, submission: Calla
     assert line.status(i) == "dispatch"
     line.later(hours=5)
     [bundle] = _bundle(line, "sealed")
-    assert custody.ship(line.context, bundle.id, carrier="courier", actor="dispatcher") == 1
-    receipt = custody.receive(line.context, bundle.id, outlet=bundle.outlet, seal_no=bundle.seal_no, actor="clerk")
+    assert bundles.ship(line.context, bundle.id, carrier="courier", actor="dispatcher") == 1
+    receipt = bundles.receive(line.context, bundle.id, outlet=bundle.outlet, seal_no=bundle.seal_no, actor="clerk")
     assert receipt.status == "received"
     line.later(seconds=1)
     assert line.status(i) == "delivered"
     [card] = receipt.received
-    due = custody.give_notice(line.context, card, outlet=bundle.outlet, method="sms", actor="clerk")
+    due = counter.give_notice(line.context, card, outlet=bundle.outlet, method="sms", actor="clerk")
     assert due is not None
     assert line.status(i) == "notified"
-    custody.hand_over(
+    counter.hand_over(
         line.context,
         card,
         outlet=bundle.outlet,

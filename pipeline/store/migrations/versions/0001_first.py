@@ -36,6 +36,27 @@ def upgrade() -> None:
         sqlite_where=sa.text("seq IS NULL"),
     )
     op.create_table(
+        "bank_files",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("bank_code", sa.Text(), nullable=False),
+        sa.Column("direction", sa.Text(), nullable=False),
+        sa.Column("file", sa.Text(), nullable=False),
+        sa.Column("sha256", sa.Text(), nullable=False),
+        sa.Column("rows", sa.Integer(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("object", sa.Text(), nullable=True),
+        sa.Column("problem", sa.Text(), nullable=True),
+        sa.Column("created_at", Instant(), nullable=False),
+        sa.Column("settled_at", Instant(), nullable=True),
+        sa.CheckConstraint("direction IN ('out', 'in')", name=op.f("ck_bank_files_direction")),
+        sa.CheckConstraint("state <> 'refused' OR problem IS NOT NULL", name=op.f("ck_bank_files_explained")),
+        sa.CheckConstraint("state IN ('written', 'sent', 'read', 'refused')", name=op.f("ck_bank_files_state")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_bank_files")),
+        sa.UniqueConstraint(
+            "bank_code", "direction", "file", "sha256", name=op.f("uq_bank_files_bank_code_direction_file_sha256")
+        ),
+    )
+    op.create_table(
         "batches",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("source", sa.Text(), nullable=False),
@@ -67,16 +88,28 @@ def upgrade() -> None:
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("seal_no", sa.Text(), nullable=True),
         sa.Column("manifest", Json, nullable=True),
+        sa.Column("carrier", sa.Text(), nullable=True),
+        sa.Column("carrier_ref", sa.Text(), nullable=True),
         sa.Column("opened_at", Instant(), nullable=False),
         sa.Column("sealed_at", Instant(), nullable=True),
         sa.Column("shipped_at", Instant(), nullable=True),
+        sa.Column("alerted_at", Instant(), nullable=True),
         sa.Column("received_at", Instant(), nullable=True),
+        sa.Column("closed_at", Instant(), nullable=True),
         sa.CheckConstraint("direction IN ('out', 'back')", name=op.f("ck_bundles_direction")),
         sa.CheckConstraint(
             "status IN ('packing', 'sealed', 'shipped', 'received', 'disputed', 'closed')",
             name=op.f("ck_bundles_status"),
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_bundles")),
+    )
+    op.create_index(
+        "ix_bundles_under_way",
+        "bundles",
+        ["shipped_at"],
+        unique=False,
+        postgresql_where=sa.text("status IN ('shipped', 'received', 'disputed')"),
+        sqlite_where=sa.text("status IN ('shipped', 'received', 'disputed')"),
     )
     op.create_index(
         "uq_bundles_packing",
@@ -92,6 +125,51 @@ def upgrade() -> None:
         sa.Column("wrapped", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", Instant(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_data_keys")),
+    )
+    op.create_table(
+        "destructions",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=False),
+        sa.Column("items", Json, nullable=False),
+        sa.Column("listed_by", sa.Text(), nullable=False),
+        sa.Column("listed_at", Instant(), nullable=False),
+        sa.Column("destroyed_by", sa.Text(), nullable=True),
+        sa.Column("witness", sa.Text(), nullable=True),
+        sa.Column("receipt_no", sa.Text(), nullable=True),
+        sa.Column("signature", sa.LargeBinary(), nullable=True),
+        sa.Column("settled_at", Instant(), nullable=True),
+        sa.CheckConstraint(
+            "state <> 'done' OR (destroyed_by IS NOT NULL AND witness IS NOT NULL AND receipt_no IS NOT NULL AND signature IS NOT NULL AND settled_at IS NOT NULL)",
+            name=op.f("ck_destructions_receipted"),
+        ),
+        sa.CheckConstraint("state IN ('listed', 'done', 'withdrawn')", name=op.f("ck_destructions_state")),
+        sa.CheckConstraint("destroyed_by <> witness", name=op.f("ck_destructions_two_people")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_destructions")),
+        sa.UniqueConstraint("receipt_no", name=op.f("uq_destructions_receipt_no")),
+    )
+    op.create_table(
+        "encoders",
+        sa.Column("station", sa.Text(), nullable=False),
+        sa.Column("reader", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("application_id", sa.Text(), nullable=True),
+        sa.Column("cards", sa.Integer(), nullable=False),
+        sa.Column("good", sa.Integer(), nullable=False),
+        sa.Column("spoiled", sa.Integer(), nullable=False),
+        sa.Column("unknown", sa.Integer(), nullable=False),
+        sa.Column("cards_per_hour", sa.Integer(), nullable=False),
+        sa.Column("last_error", sa.Text(), nullable=True),
+        sa.Column("detail", sa.Text(), nullable=True),
+        sa.Column("last_card_at", Instant(), nullable=True),
+        sa.Column("heartbeat_at", Instant(), nullable=False),
+        sa.Column("wanted", sa.Text(), nullable=False),
+        sa.CheckConstraint(
+            "state IN ('idle', 'busy', 'paused', 'draining', 'faulted', 'maintenance', 'awaiting_authorisation')",
+            name=op.f("ck_encoders_state"),
+        ),
+        sa.CheckConstraint("wanted IN ('run', 'drain')", name=op.f("ck_encoders_wanted")),
+        sa.PrimaryKeyConstraint("station", "reader", name=op.f("pk_encoders")),
     )
     op.create_table(
         "number_ranges",
@@ -112,12 +190,35 @@ def upgrade() -> None:
         sa.UniqueConstraint("position", name=op.f("uq_outbox_position")),
     )
     op.create_index(
+        "ix_outbox_outlet",
+        "outbox",
+        ["outlet", "position"],
+        unique=False,
+        postgresql_where=sa.text("position IS NOT NULL"),
+        sqlite_where=sa.text("position IS NOT NULL"),
+    )
+    op.create_index(
         "ix_outbox_unplaced",
         "outbox",
         ["id"],
         unique=False,
         postgresql_where=sa.text("position IS NULL"),
         sqlite_where=sa.text("position IS NULL"),
+    )
+    op.create_table(
+        "outlet_queues",
+        sa.Column("outlet", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.Column("created_at", Instant(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("next_try_at", Instant(), nullable=True),
+        sa.Column("refused_since", Instant(), nullable=True),
+        sa.Column("problem", sa.Text(), nullable=True),
+        sa.Column("delivered", sa.BigInteger(), nullable=False),
+        sa.CheckConstraint("state IN ('enabled', 'disabled')", name=op.f("ck_outlet_queues_state")),
+        sa.PrimaryKeyConstraint("outlet", name=op.f("pk_outlet_queues")),
     )
     op.create_table(
         "persons",
@@ -128,6 +229,32 @@ def upgrade() -> None:
         sa.Column("erased_at", Instant(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_persons")),
         sa.UniqueConstraint("blind_index", name=op.f("uq_persons_blind_index")),
+    )
+    op.create_table(
+        "production_jobs",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("type", sa.Text(), nullable=False),
+        sa.Column("station", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("opened_by", sa.Text(), nullable=False),
+        sa.Column("opened_at", Instant(), nullable=False),
+        sa.Column("closed_by", sa.Text(), nullable=True),
+        sa.Column("closed_at", Instant(), nullable=True),
+        sa.Column("issued", sa.Integer(), nullable=False),
+        sa.Column("good", sa.Integer(), nullable=False),
+        sa.Column("spoiled", sa.Integer(), nullable=False),
+        sa.Column("returned", sa.Integer(), nullable=False),
+        sa.Column("missing", sa.Integer(), nullable=False),
+        sa.CheckConstraint(
+            "state <> 'closed' OR (closed_by IS NOT NULL AND closed_by <> opened_by)",
+            name=op.f("ck_production_jobs_two_people"),
+        ),
+        sa.CheckConstraint(
+            "state <> 'closed' OR good + spoiled + returned + missing = issued",
+            name=op.f("ck_production_jobs_balanced"),
+        ),
+        sa.CheckConstraint("state IN ('open', 'closed')", name=op.f("ck_production_jobs_state")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_production_jobs")),
     )
     op.create_table(
         "roles",
@@ -166,6 +293,63 @@ def upgrade() -> None:
     )
     op.create_index("ix_transitions_application", "transitions", ["application_id", "seq"], unique=False)
     op.create_table(
+        "webhook_endpoints",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("outlet", sa.Text(), nullable=False),
+        sa.Column("url", sa.Text(), nullable=False),
+        sa.Column("types", Json, nullable=False),
+        sa.Column("signature", sa.Text(), nullable=False),
+        sa.Column("max_rps", sa.Integer(), nullable=False),
+        sa.Column("description", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.Column("version", sa.Integer(), nullable=False),
+        sa.Column("created_at", Instant(), nullable=False),
+        sa.Column("created_by", sa.Text(), nullable=False),
+        sa.Column("failing_since", Instant(), nullable=True),
+        sa.Column("not_before", Instant(), nullable=True),
+        sa.Column("disabled_at", Instant(), nullable=True),
+        sa.Column("disabled_why", sa.Text(), nullable=True),
+        sa.CheckConstraint("signature IN ('ed25519', 'hmac')", name=op.f("ck_webhook_endpoints_signature")),
+        sa.CheckConstraint(
+            "state <> 'disabled' OR disabled_why IS NOT NULL", name=op.f("ck_webhook_endpoints_explained")
+        ),
+        sa.CheckConstraint("state IN ('enabled', 'disabled', 'deleted')", name=op.f("ck_webhook_endpoints_state")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_webhook_endpoints")),
+    )
+    op.create_index("ix_webhook_endpoints_outlet", "webhook_endpoints", ["outlet"], unique=False)
+    op.create_table(
+        "bank_file_rows",
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("bank_code", sa.Text(), nullable=False),
+        sa.Column("file_id", sa.Text(), nullable=True),
+        sa.Column("row_no", sa.Integer(), nullable=True),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("sealed", sa.LargeBinary(), nullable=False),
+        sa.Column("reply", sa.LargeBinary(), nullable=True),
+        sa.Column("answered_seq", sa.BigInteger(), nullable=True),
+        sa.Column("taken_at", Instant(), nullable=False),
+        sa.Column("expected_by", Instant(), nullable=False),
+        sa.Column("answered_at", Instant(), nullable=True),
+        sa.CheckConstraint("(state = 'answered') = (reply IS NOT NULL)", name=op.f("ck_bank_file_rows_answered")),
+        sa.CheckConstraint("(state = 'taken') = (file_id IS NULL)", name=op.f("ck_bank_file_rows_filed")),
+        sa.CheckConstraint("state IN ('taken', 'sent', 'accepted', 'answered')", name=op.f("ck_bank_file_rows_state")),
+        sa.ForeignKeyConstraint(["file_id"], ["bank_files.id"], name=op.f("fk_bank_file_rows_file_id")),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_bank_file_rows")),
+        sa.UniqueConstraint("answered_seq", name=op.f("uq_bank_file_rows_answered_seq")),
+        sa.UniqueConstraint("file_id", "row_no", name=op.f("uq_bank_file_rows_file_id_row_no")),
+    )
+    op.create_index(
+        "ix_bank_file_rows_taken",
+        "bank_file_rows",
+        ["bank_code", "taken_at"],
+        unique=False,
+        postgresql_where=sa.text("state = 'taken'"),
+        sqlite_where=sa.text("state = 'taken'"),
+    )
+    op.create_table(
         "batch_errors",
         sa.Column("batch_id", sa.Text(), nullable=False),
         sa.Column("row", sa.Integer(), nullable=False),
@@ -176,6 +360,45 @@ def upgrade() -> None:
         sa.Column("en", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(["batch_id"], ["batches.id"], name=op.f("fk_batch_errors_batch_id")),
         sa.PrimaryKeyConstraint("batch_id", "row", "n", name=op.f("pk_batch_errors")),
+    )
+    op.create_table(
+        "deliveries",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("endpoint_id", sa.Text(), nullable=False),
+        sa.Column("event_id", sa.Text(), nullable=False),
+        sa.Column("position", sa.BigInteger(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("next_try_at", Instant(), nullable=True),
+        sa.Column("lease_token", sa.Text(), nullable=True),
+        sa.Column("lease_until", Instant(), nullable=True),
+        sa.Column("created_at", Instant(), nullable=False),
+        sa.Column("settled_at", Instant(), nullable=True),
+        sa.CheckConstraint("(state = 'sending') = (lease_until IS NOT NULL)", name=op.f("ck_deliveries_leased")),
+        sa.CheckConstraint("(state = 'waiting') = (next_try_at IS NOT NULL)", name=op.f("ck_deliveries_waiting")),
+        sa.CheckConstraint(
+            "state IN ('waiting', 'sending', 'delivered', 'exhausted')", name=op.f("ck_deliveries_state")
+        ),
+        sa.ForeignKeyConstraint(["endpoint_id"], ["webhook_endpoints.id"], name=op.f("fk_deliveries_endpoint_id")),
+        sa.ForeignKeyConstraint(["event_id"], ["outbox.id"], name=op.f("fk_deliveries_event_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_deliveries")),
+        sa.UniqueConstraint("endpoint_id", "event_id", name=op.f("uq_deliveries_endpoint_id_event_id")),
+    )
+    op.create_index(
+        "ix_deliveries_due",
+        "deliveries",
+        ["endpoint_id", "next_try_at", "position"],
+        unique=False,
+        postgresql_where=sa.text("state = 'waiting'"),
+        sqlite_where=sa.text("state = 'waiting'"),
+    )
+    op.create_index(
+        "ix_deliveries_leased",
+        "deliveries",
+        ["lease_until"],
+        unique=False,
+        postgresql_where=sa.text("state = 'sending'"),
+        sqlite_where=sa.text("state = 'sending'"),
     )
     op.create_table(
         "submissions",
@@ -327,6 +550,26 @@ def upgrade() -> None:
         ),
     )
     op.create_table(
+        "delivery_attempts",
+        sa.Column("seq", BigId, autoincrement=True, nullable=False),
+        sa.Column("delivery_id", sa.Text(), nullable=False),
+        sa.Column("endpoint_id", sa.Text(), nullable=False),
+        sa.Column("at", Instant(), nullable=False),
+        sa.Column("result", sa.Text(), nullable=False),
+        sa.Column("status_code", sa.Integer(), nullable=True),
+        sa.Column("problem", sa.Text(), nullable=True),
+        sa.Column("request_headers", Json, nullable=False),
+        sa.Column("response_headers", Json, nullable=True),
+        sa.Column("response", sa.LargeBinary(), nullable=True),
+        sa.Column("dns_ms", sa.Integer(), nullable=True),
+        sa.Column("connect_ms", sa.Integer(), nullable=True),
+        sa.Column("http_ms", sa.Integer(), nullable=True),
+        sa.ForeignKeyConstraint(["delivery_id"], ["deliveries.id"], name=op.f("fk_delivery_attempts_delivery_id")),
+        sa.PrimaryKeyConstraint("seq", name=op.f("pk_delivery_attempts")),
+    )
+    op.create_index("ix_delivery_attempts_at", "delivery_attempts", ["at"], unique=False)
+    op.create_index("ix_delivery_attempts_delivery", "delivery_attempts", ["delivery_id"], unique=False)
+    op.create_table(
         "accounts",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("person_id", sa.Text(), nullable=False),
@@ -337,7 +580,9 @@ def upgrade() -> None:
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("sealed", sa.LargeBinary(), nullable=False),
         sa.Column("opened_at", Instant(), nullable=False),
+        sa.Column("frozen_at", Instant(), nullable=True),
         sa.Column("closed_at", Instant(), nullable=True),
+        sa.CheckConstraint("(status = 'closed') = (closed_at IS NOT NULL)", name=op.f("ck_accounts_closed")),
         sa.CheckConstraint("status IN ('open', 'closed')", name=op.f("ck_accounts_status")),
         sa.ForeignKeyConstraint(["application_id"], ["applications.id"], name=op.f("fk_accounts_application_id")),
         sa.ForeignKeyConstraint(["person_id"], ["persons.id"], name=op.f("fk_accounts_person_id")),
@@ -351,55 +596,6 @@ def upgrade() -> None:
         unique=True,
         postgresql_where=sa.text("status = 'open'"),
         sqlite_where=sa.text("status = 'open'"),
-    )
-    op.create_table(
-        "encoders",
-        sa.Column("station", sa.Text(), nullable=False),
-        sa.Column("reader", sa.Text(), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False),
-        sa.Column("application_id", sa.Text(), nullable=True),
-        sa.Column("cards", sa.Integer(), nullable=False),
-        sa.Column("good", sa.Integer(), nullable=False),
-        sa.Column("spoiled", sa.Integer(), nullable=False),
-        sa.Column("unknown", sa.Integer(), nullable=False),
-        sa.Column("cards_per_hour", sa.Integer(), nullable=False),
-        sa.Column("last_error", sa.Text(), nullable=True),
-        sa.Column("detail", sa.Text(), nullable=True),
-        sa.Column("last_card_at", Instant(), nullable=True),
-        sa.Column("heartbeat_at", Instant(), nullable=False),
-        sa.Column("wanted", sa.Text(), nullable=False),
-        sa.CheckConstraint(
-            "state IN ('idle', 'busy', 'paused', 'draining', 'faulted', 'maintenance', 'awaiting_authorisation')",
-            name=op.f("ck_encoders_state"),
-        ),
-        sa.CheckConstraint("wanted IN ('run', 'drain')", name=op.f("ck_encoders_wanted")),
-        sa.PrimaryKeyConstraint("station", "reader", name=op.f("pk_encoders")),
-    )
-    op.create_table(
-        "production_jobs",
-        sa.Column("id", sa.Text(), nullable=False),
-        sa.Column("type", sa.Text(), nullable=False),
-        sa.Column("station", sa.Text(), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False),
-        sa.Column("opened_by", sa.Text(), nullable=False),
-        sa.Column("opened_at", Instant(), nullable=False),
-        sa.Column("closed_by", sa.Text(), nullable=True),
-        sa.Column("closed_at", Instant(), nullable=True),
-        sa.Column("issued", sa.Integer(), nullable=False),
-        sa.Column("good", sa.Integer(), nullable=False),
-        sa.Column("spoiled", sa.Integer(), nullable=False),
-        sa.Column("returned", sa.Integer(), nullable=False),
-        sa.Column("missing", sa.Integer(), nullable=False),
-        sa.CheckConstraint("state IN ('open', 'closed')", name=op.f("ck_production_jobs_state")),
-        sa.CheckConstraint(
-            "state <> 'closed' OR good + spoiled + returned + missing = issued",
-            name=op.f("ck_production_jobs_balanced"),
-        ),
-        sa.CheckConstraint(
-            "state <> 'closed' OR (closed_by IS NOT NULL AND closed_by <> opened_by)",
-            name=op.f("ck_production_jobs_two_people"),
-        ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_production_jobs")),
     )
     op.create_table(
         "blanks",
@@ -419,21 +615,12 @@ def upgrade() -> None:
             name=op.f("ck_blanks_state"),
         ),
         sa.CheckConstraint(
-            "state NOT IN ('reserved', 'encoding', 'quarantined', 'bound') OR (job_id IS NOT NULL"
-            " AND (application_id IS NOT NULL OR state = 'quarantined'))",
+            "state NOT IN ('reserved', 'encoding', 'quarantined', 'bound') OR (job_id IS NOT NULL AND (application_id IS NOT NULL OR state = 'quarantined'))",
             name=op.f("ck_blanks_bound_to"),
         ),
         sa.ForeignKeyConstraint(["application_id"], ["applications.id"], name=op.f("fk_blanks_application_id")),
         sa.ForeignKeyConstraint(["job_id"], ["production_jobs.id"], name=op.f("fk_blanks_job_id")),
         sa.PrimaryKeyConstraint("serial", name=op.f("pk_blanks")),
-    )
-    op.create_index(
-        "ix_blanks_stocked",
-        "blanks",
-        ["type", "station", "serial"],
-        unique=False,
-        postgresql_where=sa.text("state = 'stocked'"),
-        sqlite_where=sa.text("state = 'stocked'"),
     )
     op.create_index(
         "ix_blanks_out",
@@ -444,6 +631,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("state IN ('stocked', 'reserved', 'encoding', 'quarantined')"),
     )
     op.create_index(
+        "ix_blanks_stocked",
+        "blanks",
+        ["type", "station", "serial"],
+        unique=False,
+        postgresql_where=sa.text("state = 'stocked'"),
+        sqlite_where=sa.text("state = 'stocked'"),
+    )
+    op.create_index(
         "uq_blanks_application",
         "blanks",
         ["application_id"],
@@ -451,28 +646,6 @@ def upgrade() -> None:
         postgresql_where=sa.text("state IN ('reserved', 'encoding', 'quarantined', 'bound')"),
         sqlite_where=sa.text("state IN ('reserved', 'encoding', 'quarantined', 'bound')"),
     )
-    op.create_table(
-        "external_calls",
-        sa.Column("key", sa.Text(), nullable=False),
-        sa.Column("application_id", sa.Text(), nullable=False),
-        sa.Column("person_id", sa.Text(), nullable=False),
-        sa.Column("system", sa.Text(), nullable=False),
-        sa.Column("operation", sa.Text(), nullable=False),
-        sa.Column("state", sa.Text(), nullable=False),
-        sa.Column("tries", sa.Integer(), nullable=False),
-        sa.Column("created_at", Instant(), nullable=False),
-        sa.Column("settled_at", Instant(), nullable=True),
-        sa.Column("code", sa.Text(), nullable=True),
-        sa.CheckConstraint(
-            "state IN ('intent', 'unknown', 'pending', 'not_received', 'done', 'declined', 'closed')",
-            name=op.f("ck_external_calls_state"),
-        ),
-        sa.ForeignKeyConstraint(["application_id"], ["applications.id"], name=op.f("fk_external_calls_application_id")),
-        sa.ForeignKeyConstraint(["person_id"], ["persons.id"], name=op.f("fk_external_calls_person_id")),
-        sa.PrimaryKeyConstraint("key", name=op.f("pk_external_calls")),
-    )
-    op.create_index("ix_external_calls_application", "external_calls", ["application_id"], unique=False)
-    op.create_index("ix_external_calls_person", "external_calls", ["person_id", "system"], unique=False)
     op.create_table(
         "fees",
         sa.Column("id", sa.Text(), nullable=False),
@@ -486,6 +659,7 @@ def upgrade() -> None:
         sa.Column("evidence", sa.Text(), nullable=True),
         sa.Column("created_at", Instant(), nullable=False),
         sa.Column("settled_at", Instant(), nullable=True),
+        sa.Column("settled_by", sa.Text(), nullable=True),
         sa.CheckConstraint("status IN ('due', 'paid', 'waived', 'refunded')", name=op.f("ck_fees_status")),
         sa.CheckConstraint("amount_fen >= 0", name=op.f("ck_fees_amount")),
         sa.ForeignKeyConstraint(["application_id"], ["applications.id"], name=op.f("fk_fees_application_id")),
@@ -503,6 +677,16 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_notices")),
     )
     op.create_index("ix_notices_application", "notices", ["application_id"], unique=False)
+    op.create_table(
+        "objects_retired",
+        sa.Column("application_id", sa.Text(), nullable=False),
+        sa.Column("object", sa.Text(), nullable=False),
+        sa.Column("retired_at", Instant(), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["application_id"], ["applications.id"], name=op.f("fk_objects_retired_application_id")
+        ),
+        sa.PrimaryKeyConstraint("application_id", "object", name=op.f("pk_objects_retired")),
+    )
     op.create_table(
         "photos",
         sa.Column("application_id", sa.Text(), nullable=False),
@@ -524,34 +708,25 @@ def upgrade() -> None:
         sa.Column("decided_by", sa.Text(), nullable=True),
         sa.Column("decided_at", Instant(), nullable=True),
         sa.Column("note", sa.Text(), nullable=True),
-        sa.CheckConstraint("state IN ('normalised', 'review', 'approved', 'rejected')", name=op.f("ck_photos_state")),
         sa.CheckConstraint("background IN ('kept', 'whitened', 'replaced')", name=op.f("ck_photos_background")),
+        sa.CheckConstraint("state <> 'approved' OR decided_by IS NOT NULL", name=op.f("ck_photos_approved")),
         sa.CheckConstraint(
             "state = 'rejected' OR picture IS NOT NULL OR original = ''", name=op.f("ck_photos_pictured")
         ),
+        sa.CheckConstraint("state IN ('normalised', 'review', 'approved', 'rejected')", name=op.f("ck_photos_state")),
         sa.CheckConstraint(
-            "picture IS NULL OR (background IS NOT NULL AND width_px IS NOT NULL AND height_px IS NOT NULL"
-            " AND quality IS NOT NULL AND bytes IS NOT NULL AND bytes > 0)",
-            name=op.f("ck_photos_measured"),
+            "state NOT IN ('normalised', 'review') OR decided_by IS NULL", name=op.f("ck_photos_undecided")
         ),
         sa.CheckConstraint(
             "(decided_by IS NULL) = (decided_at IS NULL) AND (decided_by IS NULL) = (note IS NULL)",
             name=op.f("ck_photos_signed"),
         ),
-        sa.CheckConstraint("state <> 'approved' OR decided_by IS NOT NULL", name=op.f("ck_photos_approved")),
         sa.CheckConstraint(
-            "state NOT IN ('normalised', 'review') OR decided_by IS NULL", name=op.f("ck_photos_undecided")
+            "picture IS NULL OR (background IS NOT NULL AND width_px IS NOT NULL AND height_px IS NOT NULL AND quality IS NOT NULL AND bytes IS NOT NULL AND bytes > 0)",
+            name=op.f("ck_photos_measured"),
         ),
         sa.ForeignKeyConstraint(["application_id"], ["applications.id"], name=op.f("fk_photos_application_id")),
         sa.PrimaryKeyConstraint("application_id", name=op.f("pk_photos")),
-    )
-    op.create_index(
-        "ix_photos_review",
-        "photos",
-        ["application_id"],
-        unique=False,
-        postgresql_where=sa.text("state = 'review'"),
-        sqlite_where=sa.text("state = 'review'"),
     )
     op.create_index(
         "ix_photos_original",
@@ -569,15 +744,13 @@ def upgrade() -> None:
         postgresql_where=sa.text("picture IS NOT NULL"),
         sqlite_where=sa.text("picture IS NOT NULL"),
     )
-    op.create_table(
-        "objects_retired",
-        sa.Column("application_id", sa.Text(), nullable=False),
-        sa.Column("object", sa.Text(), nullable=False),
-        sa.Column("retired_at", Instant(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["application_id"], ["applications.id"], name=op.f("fk_objects_retired_application_id")
-        ),
-        sa.PrimaryKeyConstraint("application_id", "object", name=op.f("pk_objects_retired")),
+    op.create_index(
+        "ix_photos_review",
+        "photos",
+        ["application_id"],
+        unique=False,
+        postgresql_where=sa.text("state = 'review'"),
+        sqlite_where=sa.text("state = 'review'"),
     )
     op.create_table(
         "timers",
@@ -612,16 +785,16 @@ def upgrade() -> None:
         sa.Column("witness", sa.Text(), nullable=True),
         sa.Column("reason", sa.Text(), nullable=True),
         sa.Column("document", sa.Text(), nullable=True),
+        sa.CheckConstraint("event <> 'destroyed' OR document IS NOT NULL", name=op.f("ck_blank_ledger_certified")),
         sa.CheckConstraint(
             "event IN ('received', 'issued', 'taken', 'untouched', 'quarantined', 'bound', 'spoiled', 'returned', 'missing', 'found', 'destroyed')",
             name=op.f("ck_blank_ledger_event"),
         ),
-        sa.CheckConstraint("witness IS NULL OR witness <> actor", name=op.f("ck_blank_ledger_two_people")),
         sa.CheckConstraint(
             "event NOT IN ('missing', 'found', 'destroyed') OR (witness IS NOT NULL AND reason IS NOT NULL)",
             name=op.f("ck_blank_ledger_witnessed"),
         ),
-        sa.CheckConstraint("event <> 'destroyed' OR document IS NOT NULL", name=op.f("ck_blank_ledger_certified")),
+        sa.CheckConstraint("witness IS NULL OR witness <> actor", name=op.f("ck_blank_ledger_two_people")),
         sa.ForeignKeyConstraint(["serial"], ["blanks.serial"], name=op.f("fk_blank_ledger_serial")),
         sa.PrimaryKeyConstraint("seq", name=op.f("pk_blank_ledger")),
     )
@@ -653,10 +826,17 @@ def upgrade() -> None:
         sa.Column("bundle_id", sa.Text(), nullable=True),
         sa.Column("slot", sa.Text(), nullable=True),
         sa.Column("face", sa.Text(), nullable=True),
+        sa.Column("return_reason", sa.Text(), nullable=True),
         sa.Column("verified_at", Instant(), nullable=False),
         sa.Column("changed_at", Instant(), nullable=False),
+        sa.CheckConstraint("(status = 'destroyed') = (custody = 'destroyed')", name=op.f("ck_cards_destroyed")),
         sa.CheckConstraint(
-            "custody IN ('centre', 'courier', 'outlet', 'unit', 'holder', 'bank')", name=op.f("ck_cards_custody")
+            "custody IN ('centre', 'courier', 'outlet', 'unit', 'holder', 'bank', 'lost', 'destroyed')",
+            name=op.f("ck_cards_custody"),
+        ),
+        sa.CheckConstraint(
+            "return_reason IN ('uncollected', 'misrouted', 'damaged', 'refused', 'wrong_data', 'unreadable')",
+            name=op.f("ck_cards_return_reason"),
         ),
         sa.CheckConstraint(
             "status IN ('produced', 'voided', 'issued', 'active', 'frozen', 'cancelled', 'destroyed')",
@@ -672,7 +852,6 @@ def upgrade() -> None:
         sa.UniqueConstraint("card_number", name=op.f("uq_cards_card_number")),
     )
     op.create_index("ix_cards_bundle", "cards", ["bundle_id"], unique=False)
-    op.create_index("ix_cards_person", "cards", ["person_id"], unique=False)
     op.create_index(
         "ix_cards_face",
         "cards",
@@ -681,6 +860,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("face IS NOT NULL"),
         sqlite_where=sa.text("face IS NOT NULL"),
     )
+    op.create_index("ix_cards_person", "cards", ["person_id"], unique=False)
     op.create_index(
         "ix_cards_with_face",
         "cards",
@@ -716,11 +896,131 @@ def upgrade() -> None:
         sa.Column("taker_place", sa.Text(), nullable=False),
         sa.Column("bundle_id", sa.Text(), nullable=True),
         sa.Column("seal_no", sa.Text(), nullable=True),
-        sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("given_by", sa.Text(), nullable=False),
+        sa.Column("taken_by", sa.Text(), nullable=False),
+        sa.Column("previous", sa.Text(), nullable=True),
+        sa.Column("signature", sa.LargeBinary(), nullable=False),
+        sa.CheckConstraint("given_by <> taken_by", name=op.f("ck_custody_events_two_parties")),
         sa.ForeignKeyConstraint(["card_id"], ["cards.id"], name=op.f("fk_custody_events_card_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_custody_events")),
+        sa.UniqueConstraint("card_id", "previous", name=op.f("uq_custody_events_card_id_previous")),
     )
     op.create_index("ix_custody_events_card", "custody_events", ["card_id"], unique=False)
+    op.create_index(
+        "uq_custody_events_first",
+        "custody_events",
+        ["card_id"],
+        unique=True,
+        postgresql_where=sa.text("previous IS NULL"),
+        sqlite_where=sa.text("previous IS NULL"),
+    )
+    op.create_table(
+        "destruction_cards",
+        sa.Column("destruction_id", sa.Text(), nullable=False),
+        sa.Column("card_id", sa.Text(), nullable=False),
+        sa.Column("open", sa.Boolean(), nullable=False),
+        sa.ForeignKeyConstraint(["card_id"], ["cards.id"], name=op.f("fk_destruction_cards_card_id")),
+        sa.ForeignKeyConstraint(
+            ["destruction_id"], ["destructions.id"], name=op.f("fk_destruction_cards_destruction_id")
+        ),
+        sa.PrimaryKeyConstraint("destruction_id", "card_id", name=op.f("pk_destruction_cards")),
+    )
+    op.create_index(
+        "uq_destruction_cards_open",
+        "destruction_cards",
+        ["card_id"],
+        unique=True,
+        postgresql_where=sa.text("open"),
+        sqlite_where=sa.text("open"),
+    )
+    op.create_table(
+        "discrepancies",
+        sa.Column("id", sa.Text(), nullable=False),
+        sa.Column("bundle_id", sa.Text(), nullable=False),
+        sa.Column("kind", sa.Text(), nullable=False),
+        sa.Column("card_id", sa.Text(), nullable=True),
+        sa.Column("serial", sa.Text(), nullable=False),
+        sa.Column("note", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("resolution", sa.Text(), nullable=True),
+        sa.Column("opened_by", sa.Text(), nullable=False),
+        sa.Column("opened_at", Instant(), nullable=False),
+        sa.Column("settled_by", sa.Text(), nullable=True),
+        sa.Column("settled_at", Instant(), nullable=True),
+        sa.CheckConstraint(
+            "(state = 'settled') = (resolution IS NOT NULL AND settled_by IS NOT NULL AND settled_at IS NOT NULL)",
+            name=op.f("ck_discrepancies_settled"),
+        ),
+        sa.CheckConstraint("kind IN ('missing', 'extra', 'damaged', 'seal')", name=op.f("ck_discrepancies_kind")),
+        sa.CheckConstraint("kind IN ('seal', 'extra') OR card_id IS NOT NULL", name=op.f("ck_discrepancies_whose")),
+        sa.CheckConstraint(
+            "resolution IN ('arrived', 'lost', 'sent_back', 'forwarded', 'not_ours', 'accepted')",
+            name=op.f("ck_discrepancies_resolution"),
+        ),
+        sa.CheckConstraint("state IN ('open', 'settled')", name=op.f("ck_discrepancies_state")),
+        sa.ForeignKeyConstraint(["bundle_id"], ["bundles.id"], name=op.f("fk_discrepancies_bundle_id")),
+        sa.ForeignKeyConstraint(["card_id"], ["cards.id"], name=op.f("fk_discrepancies_card_id")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_discrepancies")),
+    )
+    op.create_index("ix_discrepancies_bundle", "discrepancies", ["bundle_id"], unique=False)
+    op.create_index(
+        "uq_discrepancies_open",
+        "discrepancies",
+        ["bundle_id", "kind", "serial"],
+        unique=True,
+        postgresql_where=sa.text("state = 'open'"),
+        sqlite_where=sa.text("state = 'open'"),
+    )
+    op.create_table(
+        "external_calls",
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("application_id", sa.Text(), nullable=False),
+        sa.Column("person_id", sa.Text(), nullable=False),
+        sa.Column("system", sa.Text(), nullable=False),
+        sa.Column("operation", sa.Text(), nullable=False),
+        sa.Column("state", sa.Text(), nullable=False),
+        sa.Column("tries", sa.Integer(), nullable=False),
+        sa.Column("created_at", Instant(), nullable=False),
+        sa.Column("settled_at", Instant(), nullable=True),
+        sa.Column("code", sa.Text(), nullable=True),
+        sa.Column("account_id", sa.Text(), nullable=True),
+        sa.Column("card_id", sa.Text(), nullable=True),
+        sa.Column("seq", sa.Integer(), nullable=True),
+        sa.Column("next_try_at", Instant(), nullable=True),
+        sa.Column("lease_token", sa.Text(), nullable=True),
+        sa.Column("lease_until", Instant(), nullable=True),
+        sa.Column("held", sa.Boolean(), nullable=False),
+        sa.Column("reason", sa.Text(), nullable=True),
+        sa.Column("actor", sa.Text(), nullable=True),
+        sa.CheckConstraint(
+            "operation IN ('open_account', 'bind_card') OR (account_id IS NOT NULL AND seq IS NOT NULL)",
+            name=op.f("ck_external_calls_about_account"),
+        ),
+        sa.CheckConstraint(
+            "operation IN ('open_account', 'bind_card', 'card_produced', 'activate_financial', 'freeze_financial', 'release_financial', 'update_holder', 'close_account')",
+            name=op.f("ck_external_calls_operation"),
+        ),
+        sa.CheckConstraint(
+            "state IN ('intent', 'unknown', 'pending', 'not_received', 'done', 'declined', 'closed')",
+            name=op.f("ck_external_calls_state"),
+        ),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_external_calls_account_id")),
+        sa.ForeignKeyConstraint(["application_id"], ["applications.id"], name=op.f("fk_external_calls_application_id")),
+        sa.ForeignKeyConstraint(["card_id"], ["cards.id"], name=op.f("fk_external_calls_card_id")),
+        sa.ForeignKeyConstraint(["person_id"], ["persons.id"], name=op.f("fk_external_calls_person_id")),
+        sa.PrimaryKeyConstraint("key", name=op.f("pk_external_calls")),
+        sa.UniqueConstraint("account_id", "seq", name=op.f("uq_external_calls_account_id_seq")),
+    )
+    op.create_index("ix_external_calls_application", "external_calls", ["application_id"], unique=False)
+    op.create_index(
+        "ix_external_calls_desk",
+        "external_calls",
+        ["account_id", "seq"],
+        unique=False,
+        postgresql_where=sa.text("seq IS NOT NULL AND state NOT IN ('done', 'declined', 'closed')"),
+        sqlite_where=sa.text("seq IS NOT NULL AND state NOT IN ('done', 'declined', 'closed')"),
+    )
+    op.create_index("ix_external_calls_person", "external_calls", ["person_id", "system"], unique=False)
     op.create_table(
         "hand_overs",
         sa.Column("id", sa.Text(), nullable=False),
@@ -731,7 +1031,14 @@ def upgrade() -> None:
         sa.Column("sealed", sa.LargeBinary(), nullable=False),
         sa.Column("collected_at", Instant(), nullable=False),
         sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("status_before", sa.Text(), nullable=False),
         sa.Column("reverted_at", Instant(), nullable=True),
+        sa.Column("reverted_by", sa.Text(), nullable=True),
+        sa.Column("revert_reason", sa.Text(), nullable=True),
+        sa.CheckConstraint(
+            "(reverted_at IS NULL) = (reverted_by IS NULL) AND (reverted_at IS NULL) = (revert_reason IS NULL)",
+            name=op.f("ck_hand_overs_reverted"),
+        ),
         sa.ForeignKeyConstraint(["application_id"], ["applications.id"], name=op.f("fk_hand_overs_application_id")),
         sa.ForeignKeyConstraint(["card_id"], ["cards.id"], name=op.f("fk_hand_overs_card_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_hand_overs")),
@@ -755,6 +1062,36 @@ def downgrade() -> None:
         sqlite_where=sa.text("reverted_at IS NULL"),
     )
     op.drop_table("hand_overs")
+    op.drop_index("ix_external_calls_person", table_name="external_calls")
+    op.drop_index(
+        "ix_external_calls_desk",
+        table_name="external_calls",
+        postgresql_where=sa.text("seq IS NOT NULL AND state NOT IN ('done', 'declined', 'closed')"),
+        sqlite_where=sa.text("seq IS NOT NULL AND state NOT IN ('done', 'declined', 'closed')"),
+    )
+    op.drop_index("ix_external_calls_application", table_name="external_calls")
+    op.drop_table("external_calls")
+    op.drop_index(
+        "uq_discrepancies_open",
+        table_name="discrepancies",
+        postgresql_where=sa.text("state = 'open'"),
+        sqlite_where=sa.text("state = 'open'"),
+    )
+    op.drop_index("ix_discrepancies_bundle", table_name="discrepancies")
+    op.drop_table("discrepancies")
+    op.drop_index(
+        "uq_destruction_cards_open",
+        table_name="destruction_cards",
+        postgresql_where=sa.text("open"),
+        sqlite_where=sa.text("open"),
+    )
+    op.drop_table("destruction_cards")
+    op.drop_index(
+        "uq_custody_events_first",
+        table_name="custody_events",
+        postgresql_where=sa.text("previous IS NULL"),
+        sqlite_where=sa.text("previous IS NULL"),
+    )
     op.drop_index("ix_custody_events_card", table_name="custody_events")
     op.drop_table("custody_events")
     op.drop_index(
@@ -769,20 +1106,20 @@ def downgrade() -> None:
         postgresql_where=sa.text("status <> 'voided'"),
         sqlite_where=sa.text("status <> 'voided'"),
     )
-    op.drop_index("ix_cards_person", table_name="cards")
-    op.drop_index("ix_cards_bundle", table_name="cards")
-    op.drop_index(
-        "ix_cards_face",
-        table_name="cards",
-        postgresql_where=sa.text("face IS NOT NULL"),
-        sqlite_where=sa.text("face IS NOT NULL"),
-    )
     op.drop_index(
         "ix_cards_with_face",
         table_name="cards",
         postgresql_where=sa.text("face IS NOT NULL"),
         sqlite_where=sa.text("face IS NOT NULL"),
     )
+    op.drop_index("ix_cards_person", table_name="cards")
+    op.drop_index(
+        "ix_cards_face",
+        table_name="cards",
+        postgresql_where=sa.text("face IS NOT NULL"),
+        sqlite_where=sa.text("face IS NOT NULL"),
+    )
+    op.drop_index("ix_cards_bundle", table_name="cards")
     op.drop_table("cards")
     op.drop_index("ix_blank_ledger_serial", table_name="blank_ledger")
     op.drop_index(
@@ -800,7 +1137,6 @@ def downgrade() -> None:
         sqlite_where=sa.text("fired_at IS NULL AND cancelled_at IS NULL"),
     )
     op.drop_table("timers")
-    op.drop_table("objects_retired")
     op.drop_index(
         "ix_photos_review",
         table_name="photos",
@@ -808,24 +1144,22 @@ def downgrade() -> None:
         sqlite_where=sa.text("state = 'review'"),
     )
     op.drop_index(
-        "ix_photos_original",
-        table_name="photos",
-        postgresql_where=sa.text("original <> ''"),
-        sqlite_where=sa.text("original <> ''"),
-    )
-    op.drop_index(
         "ix_photos_picture",
         table_name="photos",
         postgresql_where=sa.text("picture IS NOT NULL"),
         sqlite_where=sa.text("picture IS NOT NULL"),
     )
+    op.drop_index(
+        "ix_photos_original",
+        table_name="photos",
+        postgresql_where=sa.text("original <> ''"),
+        sqlite_where=sa.text("original <> ''"),
+    )
     op.drop_table("photos")
+    op.drop_table("objects_retired")
     op.drop_index("ix_notices_application", table_name="notices")
     op.drop_table("notices")
     op.drop_table("fees")
-    op.drop_index("ix_external_calls_person", table_name="external_calls")
-    op.drop_index("ix_external_calls_application", table_name="external_calls")
-    op.drop_table("external_calls")
     op.drop_index(
         "uq_blanks_application",
         table_name="blanks",
@@ -845,8 +1179,6 @@ def downgrade() -> None:
         sqlite_where=sa.text("state IN ('stocked', 'reserved', 'encoding', 'quarantined')"),
     )
     op.drop_table("blanks")
-    op.drop_table("production_jobs")
-    op.drop_table("encoders")
     op.drop_index(
         "uq_accounts_open",
         table_name="accounts",
@@ -854,6 +1186,9 @@ def downgrade() -> None:
         sqlite_where=sa.text("status = 'open'"),
     )
     op.drop_table("accounts")
+    op.drop_index("ix_delivery_attempts_delivery", table_name="delivery_attempts")
+    op.drop_index("ix_delivery_attempts_at", table_name="delivery_attempts")
+    op.drop_table("delivery_attempts")
     op.drop_index(
         "uq_applications_live",
         table_name="applications",
@@ -897,10 +1232,10 @@ def downgrade() -> None:
     )
     op.drop_table("applications")
     op.drop_index(
-        "ix_submissions_batch",
+        "ix_submissions_photo_result",
         table_name="submissions",
-        postgresql_where=sa.text("batch_id IS NOT NULL"),
-        sqlite_where=sa.text("batch_id IS NOT NULL"),
+        postgresql_where=sa.text("photo_result IS NOT NULL"),
+        sqlite_where=sa.text("photo_result IS NOT NULL"),
     )
     op.drop_index(
         "ix_submissions_photo_original",
@@ -909,26 +1244,58 @@ def downgrade() -> None:
         sqlite_where=sa.text("photo_original <> ''"),
     )
     op.drop_index(
-        "ix_submissions_photo_result",
+        "ix_submissions_batch",
         table_name="submissions",
-        postgresql_where=sa.text("photo_result IS NOT NULL"),
-        sqlite_where=sa.text("photo_result IS NOT NULL"),
+        postgresql_where=sa.text("batch_id IS NOT NULL"),
+        sqlite_where=sa.text("batch_id IS NOT NULL"),
     )
     op.drop_table("submissions")
+    op.drop_index(
+        "ix_deliveries_leased",
+        table_name="deliveries",
+        postgresql_where=sa.text("state = 'sending'"),
+        sqlite_where=sa.text("state = 'sending'"),
+    )
+    op.drop_index(
+        "ix_deliveries_due",
+        table_name="deliveries",
+        postgresql_where=sa.text("state = 'waiting'"),
+        sqlite_where=sa.text("state = 'waiting'"),
+    )
+    op.drop_table("deliveries")
     op.drop_table("batch_errors")
+    op.drop_index(
+        "ix_bank_file_rows_taken",
+        table_name="bank_file_rows",
+        postgresql_where=sa.text("state = 'taken'"),
+        sqlite_where=sa.text("state = 'taken'"),
+    )
+    op.drop_table("bank_file_rows")
+    op.drop_index("ix_webhook_endpoints_outlet", table_name="webhook_endpoints")
+    op.drop_table("webhook_endpoints")
     op.drop_index("ix_transitions_application", table_name="transitions")
     op.drop_table("transitions")
     op.drop_table("stage_control")
     op.drop_table("roles")
+    op.drop_table("production_jobs")
     op.drop_table("persons")
+    op.drop_table("outlet_queues")
     op.drop_index(
         "ix_outbox_unplaced",
         table_name="outbox",
         postgresql_where=sa.text("position IS NULL"),
         sqlite_where=sa.text("position IS NULL"),
     )
+    op.drop_index(
+        "ix_outbox_outlet",
+        table_name="outbox",
+        postgresql_where=sa.text("position IS NOT NULL"),
+        sqlite_where=sa.text("position IS NOT NULL"),
+    )
     op.drop_table("outbox")
     op.drop_table("number_ranges")
+    op.drop_table("encoders")
+    op.drop_table("destructions")
     op.drop_table("data_keys")
     op.drop_index(
         "uq_bundles_packing",
@@ -936,8 +1303,15 @@ def downgrade() -> None:
         postgresql_where=sa.text("status = 'packing'"),
         sqlite_where=sa.text("status = 'packing'"),
     )
+    op.drop_index(
+        "ix_bundles_under_way",
+        table_name="bundles",
+        postgresql_where=sa.text("status IN ('shipped', 'received', 'disputed')"),
+        sqlite_where=sa.text("status IN ('shipped', 'received', 'disputed')"),
+    )
     op.drop_table("bundles")
     op.drop_table("batches")
+    op.drop_table("bank_files")
     op.drop_index(
         "ix_audit_unsealed",
         table_name="audit",

@@ -1,0 +1,110 @@
+"""What the acts of people have in common: they lock the rows they move, refuse what may not be, and write card, application, clocks,
+events and audit in one transaction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
+
+from pipeline import transitions
+from pipeline.errors import Conflict, NotFound, Refused
+from pipeline.events import Event
+from pipeline.outcomes import Advance
+from pipeline.policy import Policy
+from pipeline.services.context import Context
+from pipeline.stages.collection import card_event
+from pipeline.store import applications, custody, handing, outbox
+from pipeline.store.applications import Claimed
+from pipeline.store.engine import Tx
+from pipeline.store.types import Record
+from pipeline.transitions import Move
+
+
+def bundle_in(
+    tx: Tx, bundle_id: str, statuses: tuple[str, ...], direction: str, *, outlet: str | None = None
+) -> Record:
+    bundle = custody.bundle(tx, bundle_id)
+    if bundle is None or bundle.direction != direction or (outlet is not None and bundle.outlet != outlet):
+        raise NotFound(f"没有卡箱 {bundle_id}", f"no such bundle: {bundle_id}")
+    if bundle.status not in statuses:
+        wanted = " or ".join(statuses)
+        raise Conflict(
+            f"卡箱 {bundle_id} 状态为 {bundle.status}", f"bundle {bundle_id} is {bundle.status}, not {wanted}"
+        )
+    return bundle
+
+
+def typed_seal(typed: str) -> str:
+    """A seal's number as it is kept, however it was typed."""
+    return typed.strip().upper()
+
+
+def same_seal(bundle: Record, seal_no: str) -> None:
+    if typed_seal(seal_no) != bundle.seal_no:
+        raise Refused(
+            "封签号与装箱单不符，请勿拆箱并联系中心",
+            "the seal is not the one on the list: do not open, call the centre",
+            code="seal-mismatch",
+        )
+
+
+def at_place(tx: Tx, card_id: str, outlet: str | None) -> tuple[Record, Claimed]:
+    """The card and its application, locked, if this place holds it (application first, then card: everybody's order)."""
+    here = ("centre", "centre") if outlet is None else ("outlet", outlet)
+    application_id = handing.application_of(tx, card_id)
+    claimed = applications.load(tx, [application_id] if application_id else [], lock=True).get(application_id or "")
+    card = custody.card(tx, card_id)
+    if card is None or claimed is None:
+        raise NotFound(f"没有卡片 {card_id}", f"no such card: {card_id}")
+    if card.custody == "holder" and handing.last_place(tx, card_id) == here:
+        raise Conflict("该卡已经领取", "the card was handed over already", code="already-collected")
+    if (card.custody, card.place) != here:
+        raise NotFound(f"此处没有卡片 {card_id}", f"this place does not hold card {card_id}")
+    return card, claimed
+
+
+def policy_of(context: Context, claimed: Claimed) -> Policy:
+    return context.policies.of(claimed.application.region, claimed.application.policy_version)
+
+
+def move(tx: Tx, rows: Mapping[str, Claimed], to: str, *, now: datetime, actor: str, why: str, **columns: Any) -> None:
+    """Move locked applications by a person's act, and write it down."""
+    if not rows:
+        return
+    moves: dict[str, Move] = {}
+    for i, claimed in rows.items():
+        decided = transitions.move(claimed.application.status, claimed.application.stage, Advance(to), now=now)
+        moves[i] = transitions.by_hand(decided)
+    applications.force(tx, moves, now=now, **columns)
+    entries = [
+        {"application_id": i, "frm": claimed.application.status, "to": to, "outcome": "act", "why": why}
+        for i, claimed in rows.items()
+    ]
+    applications.record(tx, entries, stage=None, now=now, actor=actor)
+
+
+def tell(tx: Tx, event: Event, *, now: datetime) -> None:
+    outbox.append(tx, [event], now=now)
+
+
+def bundle_event(kind: str, bundle: Record, now: datetime, **data: Any) -> Event:
+    """An event about a bundle; its sequence is the time in milliseconds, since a bundle's row has no version."""
+    sequence = int(now.timestamp() * 1000)
+    shared = {"bundle_id": bundle.id, "outlet_id": bundle.outlet, "seal_no": bundle.seal_no}
+    return Event(
+        type=kind,
+        subject=bundle.id,
+        region=bundle.region,
+        sequence=sequence,
+        outlet=bundle.outlet,
+        data={**shared, **data},
+    )
+
+
+def moved_card_event(kind: str, card: Record, claimed: Claimed) -> Event:
+    """An event that goes out with the move it tells of, one version on."""
+    moved = replace(claimed.application, version=claimed.application.version + 1)
+    return card_event(kind, moved, card.id, card.bundle_id)
