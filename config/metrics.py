@@ -43,6 +43,14 @@ STAGE_PAUSED = Gauge("zhika_stage_paused", "1 while a stage is paused", ["stage"
 BLANKS = Gauge("zhika_blanks", "Blanks by state", ["type", "location", "state"])
 ENCODER_STATE = Gauge("zhika_encoder_state", "1 for the state an encoder is in", ["encoder", "state"])
 ERASURE_OVERDUE = Gauge("zhika_erasure_overdue", "What should be erased and cannot be, a day or more")
+OUTLET_REFUSALS = Counter("zhika_outlet_queue_refusals", "Times an outlet's queue did not take its next event")
+WEBHOOK_ATTEMPTS = Counter("zhika_webhook_attempts", "Attempts to deliver a webhook", ["result"])
+WEBHOOK_SECONDS = Histogram(
+    "zhika_webhook_seconds",
+    "Time an attempt takes, from the name to the answer",
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 15),
+)
+WEBHOOK_BACKLOG = Gauge("zhika_webhook_backlog", "Deliveries that enabled endpoints are owed")
 BUILD = Gauge("zhika_build_info", "The running release", ["version", "mode"])
 
 

@@ -6,6 +6,7 @@ Secrets come as files, never as values.
 from __future__ import annotations
 
 import os
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,13 +56,49 @@ class Broker(_Group):
 
 
 class Bank(_Group):
-    """How one cooperating bank is reached. The bank codes are those of the policies."""
+    """How one cooperating bank is reached. The bank codes are those of the policies.
 
-    url: str
+    Of a process, `connections` exchanges are under way at most. After `breaker_failures` in a row without an answer the bank is
+    left alone for `breaker_open_s`; then one exchange shows whether it is back.
+
+    A bank that exchanges batch files has `out_dir` and `in_dir` instead; with `url` too, what files cannot say goes there.
+    `file_sender` is its name in file names (default: its code), `file_passed` and `file_failed` are its result codes,
+    `file_id_types` its codes of documents where they are not the usual ones, `file_card_digits` the length of its cards' numbers,
+    and with `file_card_numbers` result files carry these. A file goes out once its first row has waited for `file_every_s`, or with
+    `file_max_rows`; its answer is expected within `file_reply_hours`. A file is read once it has stood still for `file_quiet_s`.
+    """
+
+    url: str | None = None
     cert: Path | None = None
     cert_key: Path | None = None
     ca: Path | None = None
     connections: Annotated[int, Field(ge=1, le=64)] = 8
+    breaker_failures: Annotated[int, Field(ge=1)] = 5
+    breaker_open_s: Annotated[float, Field(gt=0, le=3600)] = 30.0
+    out_dir: Path | None = None
+    in_dir: Path | None = None
+    file_sender: Annotated[str, Field(pattern=r"^[0-9A-Za-z]{0,15}$")] = ""
+    file_passed: Annotated[str, Field(min_length=1, max_length=1)] = "0"
+    file_failed: Annotated[str, Field(min_length=1, max_length=1)] = "1"
+    file_id_types: dict[str, Annotated[str, Field(pattern=r"^[0-9A-Za-z]{1,2}$")]] = {}
+    file_card_numbers: bool = False
+    file_card_digits: Annotated[int, Field(ge=16, le=19)] = 19
+    file_every_s: Annotated[float, Field(gt=0)] = 1800.0
+    file_max_rows: Annotated[int, Field(ge=1, le=100_000)] = 10_000
+    file_reply_hours: Annotated[float, Field(gt=0)] = 48.0
+    file_quiet_s: Annotated[float, Field(ge=0)] = 10.0
+
+    @model_validator(mode="after")
+    def _reachable(self) -> Bank:
+        if (self.out_dir is None) != (self.in_dir is None):
+            raise ValueError("OUT_DIR and IN_DIR go together")
+        if self.url is None and self.out_dir is None:
+            raise ValueError("set URL, or OUT_DIR and IN_DIR for a bank that exchanges files")
+        if self.out_dir is not None and self.out_dir == self.in_dir:
+            raise ValueError("OUT_DIR and IN_DIR are two directories")
+        if self.file_passed == self.file_failed:
+            raise ValueError("FILE_PASSED and FILE_FAILED are two different codes")
+        return self
 
 
 class Accounts(_Group):
@@ -149,6 +186,21 @@ class Metrics(_Group):
         return bind
 
 
+class Webhooks(_Group):
+    """Where webhooks to outlets may go: `allow` lists networks, such as `10.20.0.0/16`; nothing else is reached.
+
+    Loopback, link-local, multicast and metadata addresses need an entry of their own, within their network. `plain_http` lists those
+    that may be reached without TLS. `ca`: a PEM file of authorities instead of the system's. `connections`: how many attempts are
+    under way at most.
+    """
+
+    allow: tuple[IPv4Network | IPv6Network, ...] = ()
+    plain_http: tuple[IPv4Network | IPv6Network, ...] = ()
+    ca: Path | None = None
+    timeout_s: Annotated[float, Field(gt=0, le=30)] = 15.0
+    connections: Annotated[int, Field(ge=2, le=10_000)] = 512
+
+
 class FileIntake(_Group):
     """Where batch files arrive, as `<dir>/<client>/in`; empty: `intake` in the data directory."""
 
@@ -177,6 +229,7 @@ class Settings(BaseSettings):
     encoders: Encoders = Encoders()
     keys: Keys = Keys()
     metrics: Metrics = Metrics()
+    webhooks: Webhooks = Webhooks()
     file_intake: FileIntake = FileIntake()
 
     @classmethod
@@ -199,6 +252,18 @@ class Settings(BaseSettings):
                 " / SQLite goes with inprocess:// only; with RabbitMQ set ZHIKA_DATABASE__URL to PostgreSQL"
             )
         return self
+
+    @field_validator("banks")
+    @classmethod
+    def _directories_of_their_own(cls, banks: dict[str, Bank]) -> dict[str, Bank]:
+        used = [place for bank in banks.values() for place in (bank.out_dir, bank.in_dir) if place is not None]
+        if "default" in banks and banks["default"].out_dir is not None:
+            raise ValueError(
+                "directories are set for a bank by its code, not for DEFAULT: files name batches of one bank"
+            )
+        if len(used) != len(set(used)):
+            raise ValueError("two banks share a directory: a file would be read for the wrong one")
+        return banks
 
     @property
     def embedded(self) -> bool:

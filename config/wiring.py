@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import secrets
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import cached_property
@@ -13,16 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from config.policies import Policies, load_policies
-from config.settings import BadConfiguration, Settings
+from config.settings import BadConfiguration, Bank, Settings
 from pipeline.calendar import ChineseCalendar
 from pipeline.clock import Clock, SystemClock
 from pipeline.errors import Defect, NeedsOperator
-from pipeline.ports import BankGateway, ObjectStore, Printer
+from pipeline.ports import BankGateway, FileExchange, ObjectStore, Printer
 from pipeline.services.context import Context
+from pipeline.stages.bank_calls import Patience
 from pipeline.stages.base import Stage
 from pipeline.states import STAGES
 from pipeline.store.engine import Store
 from pipeline.store.sealing import Sealer, derive
+from pipeline.webhooks import WebhookSender
 
 if TYPE_CHECKING:
     from card_personalization.keys.base import KeyStore
@@ -53,6 +56,7 @@ class Installation:
         self._bank = bank
         self._spoil = spoil
         self._gateways: dict[str, BankGateway] = {}
+        self._connecting = threading.Lock()
 
     # ---------------------------------------------------------------------------------------------------- foundations
 
@@ -124,11 +128,10 @@ class Installation:
                 from pipeline.stages.account import Account
 
                 return Account(
-                    self._bank or self._configured_bank,
+                    self.bank,
                     key_secret=derive(self.master, "account-keys"),
                     clock=self.clock,
-                    deadline=timedelta(seconds=self.settings.accounts.deadline_s),
-                    settle_after=timedelta(seconds=self.settings.accounts.settle_after_s),
+                    patience=self.patience,
                 )
             case "personalisation":
                 from pipeline.stages.personalisation import Personalisation
@@ -175,25 +178,88 @@ class Installation:
             recycle_after=told.recycle_after,
         )
 
-    def _configured_bank(self, code: str) -> BankGateway:
-        found = self._gateways.get(code)
-        if found is None:
-            banks = self.settings.banks
-            wanted = banks.get(code) or banks.get("default")
-            if wanted is None:
-                raise NeedsOperator("bank.not_connected", f"no bank {code}: set ZHIKA_BANKS__{code}__URL")
-            from pipeline.gateways.bank_http import BankHttp
+    @property
+    def patience(self) -> Patience:
+        """How long banks are waited for."""
+        told = self.settings.accounts
+        return Patience(
+            deadline=timedelta(seconds=told.deadline_s), settle_after=timedelta(seconds=told.settle_after_s)
+        )
 
-            found = self._gateways[code] = BankHttp(
-                wanted.url,
-                bank_code=code,
-                clock=self.clock,
-                max_connections=wanted.connections,
-                cert=wanted.cert,
-                cert_key=wanted.cert_key,
-                ca=wanted.ca,
-            )
-        return found
+    def bank(self, code: str) -> BankGateway:
+        """The gateway of a cooperating bank.
+
+        Raises:
+            NeedsOperator: it is not connected.
+        """
+        return (self._bank or self._configured_bank)(code)
+
+    def _configured_bank(self, code: str) -> BankGateway:
+        with self._connecting:  # threads share a bank's connections and what they learn of it
+            if code not in self._gateways:
+                self._gateways[code] = self._connected_bank(code)
+            return self._gateways[code]
+
+    def _connected_bank(self, code: str) -> BankGateway:
+        banks = self.settings.banks
+        wanted = banks.get(code) or banks.get("default")
+        if wanted is None:
+            raise NeedsOperator("bank.not_connected", f"no bank {code}: set ZHIKA_BANKS__{code}__URL")
+        instant = None if wanted.url is None else self._instant_bank(code, wanted, wanted.url)
+        if wanted.out_dir is not None and wanted.in_dir is not None:
+            from pipeline.gateways.bank_files.exchange import DirectoryExchange
+
+            exchange = DirectoryExchange(wanted.out_dir, wanted.in_dir)
+            return self._files_bank(code, wanted, exchange, instant)
+        if instant is None:
+            raise Defect(f"bank {code} has neither an address nor directories")
+        return instant
+
+    def _files_bank(self, code: str, wanted: Bank, exchange: FileExchange, others: BankGateway | None) -> BankGateway:
+        from pipeline.gateways.bank_files.gateway import BankFiles, Terms
+        from pipeline.store.bank_files import BankFileJournal
+
+        terms = Terms(
+            sender=wanted.file_sender or code,
+            passed=wanted.file_passed,
+            failed=wanted.file_failed,
+            card_number_in_reserved=wanted.file_card_numbers,
+            card_digits=wanted.file_card_digits,
+            id_types=wanted.file_id_types,
+            every=timedelta(seconds=wanted.file_every_s),
+            max_rows=wanted.file_max_rows,
+            reply_within=timedelta(hours=wanted.file_reply_hours),
+            quiet=timedelta(seconds=wanted.file_quiet_s),
+        )
+        return BankFiles(
+            terms,
+            journal=BankFileJournal(self.store, code),
+            exchange=exchange,
+            objects=self.objects,
+            clock=self.clock,
+            others=others,
+        )
+
+    def _instant_bank(self, code: str, wanted: Bank, url: str) -> BankGateway:
+        from pipeline.gateways.bank_breaker import BankBreaker
+        from pipeline.gateways.bank_http import BankHttp
+
+        gateway = BankHttp(
+            url,
+            bank_code=code,
+            clock=self.clock,
+            max_connections=wanted.connections,
+            cert=wanted.cert,
+            cert_key=wanted.cert_key,
+            ca=wanted.ca,
+        )
+        return BankBreaker(
+            gateway,
+            name=code,
+            clock=self.clock,
+            failures=wanted.breaker_failures,
+            open_for=timedelta(seconds=wanted.breaker_open_s),
+        )
 
     @cached_property
     def card_profiles(self) -> dict[str, CardProfile]:
@@ -280,8 +346,22 @@ class Installation:
 
         return PrinterDirectory(Path(where))
 
+    @cached_property
+    def webhooks(self) -> WebhookSender:
+        """Sends webhooks to outlets."""
+        from pipeline.gateways.addresses import AllowList
+        from pipeline.gateways.webhook import WebhookPoster
+
+        told = self.settings.webhooks
+        allowed = AllowList(allow=told.allow, plain_http=told.plain_http)
+        return WebhookPoster(
+            allowed, clock=self.clock, ca=told.ca, timeout_s=told.timeout_s, connections=told.connections
+        )
+
     def close(self) -> None:
         """Let go of everything that was built."""
+        if "webhooks" in self.__dict__:
+            self.webhooks.close()
         if "encoder" in self.__dict__:
             self.encoder.close()
         if "photo_normaliser" in self.__dict__:

@@ -80,6 +80,11 @@ def reminders(policy: Policy, *, accepted_at: datetime, notified_at: datetime | 
     return tuple(_morning(day + timedelta(days=days)) for days in sorted(policy.collection.reminder_days.value))
 
 
+def storage_until(policy: Policy, returned_at: datetime, calendar: WorkingCalendar) -> Due:
+    """Until when a card that came back is kept at the centre (WH-11, SG-10); then it may be destroyed (WH-12)."""
+    return _due(policy.returned.storage.value, returned_at, calendar)
+
+
 def correct_by(policy: Policy, *, asked_at: datetime) -> datetime:
     """By when a correction that was asked for must be there (DL-16(1))."""
     return end_of_day(civil_date(asked_at) + timedelta(days=policy.correct_within_days.value))

@@ -52,6 +52,13 @@ def new_id(prefix: str, *, now: datetime, random: Callable[[int], bytes] = os.ur
     return prefix + "".join(CROCKFORD[value >> 5 * place & 31] for place in reversed(range(_ULID_CHARS)))
 
 
+def id_floor(prefix: str, at: datetime) -> str:
+    """What sorts before every id of this prefix made at `at` or later, and after all made earlier, to the millisecond."""
+    ms = int(at.timestamp() * 1000)
+    places = range(_ULID_CHARS - 1, _RANDOM_BITS // 5 - 1, -1)
+    return prefix + "".join(CROCKFORD[ms << _RANDOM_BITS >> 5 * place & 31] for place in places)
+
+
 # ------------------------------------------------------------------------------------------------- numbers of citizens
 
 NumberProblem = Literal["form", "date", "checksum"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import Literal, Protocol
@@ -148,6 +148,10 @@ BankReply = Done | Declined | Pending
 BankFailure = TransientError | OutcomeUnknown
 
 
+class NotTried(TransientError):
+    """Nothing was sent, for a reason of ours: it tells nothing of how the bank fares."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LateReplies:
     """Keys whose answer has become known after the call, oldest first; the answers themselves are asked for by `find`.
@@ -178,6 +182,131 @@ class BankGateway(Protocol):
     def collect(self, *, after: str | None, limit: int) -> LateReplies: ...
 
     def statement(self, day: date, *, deadline: datetime) -> Mapping[Key, BankReply]: ...
+
+
+# -------------------------------------------------------------------------------------------------- a bank's batch files
+
+FiledState = Literal["taken", "sent", "accepted", "answered"]
+"""Waits for a file; fixed in one; passed by the bank, which still owes the card's number; answered for good."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ToFile:
+    """An instruction for a batch file: what the bank is told by field, and everything it was made from, to know it again by."""
+
+    key: Key
+    told: Mapping[str, str] = field(repr=False)
+    content: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Filed:
+    """An instruction as the journal has it. `row_no` is its place in its file, from 1; None until it is in one."""
+
+    key: Key
+    state: FiledState
+    told: Mapping[str, str] = field(repr=False)
+    taken_at: datetime
+    expected_by: datetime
+    row_no: int | None = None
+    reply: Done | Declined | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutFile:
+    """A file to the bank, fixed for good: `object` names its bytes in the object store."""
+
+    id: str
+    name: str
+    object: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InFile:
+    """A file from the bank, known by its name and the SHA-256 of its bytes. `batch`: the file of ours that it answers."""
+
+    name: str
+    sha256: str
+    batch: str | None = None
+    rows: int = 0
+
+
+class FileJournal(Protocol):
+    """What was told to one bank by batch files and what came back. Each method is one transaction, durable when it returns.
+
+    `take` writes instructions down once and answers how each stands; None: its key is known with other content.
+    `write` fixes a file of taken instructions in the order given, under the name made of its batch number, which no other file of the
+    bank has; False, and nothing is written, when another process has been there first. `finished` are files all of whose
+    instructions are answered and whose bytes are still kept.
+    `received` tells what became of files of this name, by SHA-256. `settle` writes a file's answers with the file itself (None: the
+    bank passed it, the card's number is still to come) and `refuse` writes down why a file was not read; False: it is known.
+    `answered` lists keys in the order in which their answers became visible, by a number that only rises.
+    Raises: `TransientError` when the journal cannot be reached; `settle` also when a row was answered since it was looked at.
+    """
+
+    def take(
+        self, instructions: Sequence[ToFile], *, now: datetime, expected_by: datetime
+    ) -> Mapping[Key, Filed | None]: ...
+
+    def find(self, keys: Sequence[Key]) -> Mapping[Key, Filed]: ...
+
+    def backlog(self) -> tuple[int, datetime | None]: ...
+
+    def taken(self, limit: int) -> Sequence[Filed]: ...
+
+    def write(
+        self, keys: Sequence[Key], *, name: Callable[[str], str], sha256: str, object: str, now: datetime
+    ) -> bool: ...
+
+    def unsent(self) -> Sequence[OutFile]: ...
+
+    def sent(self, file_id: str, *, now: datetime) -> None: ...
+
+    def finished(self) -> Sequence[OutFile]: ...
+
+    def let_go(self, file_id: str) -> None: ...
+
+    def received(self, name: str) -> Mapping[str, Literal["read", "refused"]]: ...
+
+    def batch(self, number: str) -> Sequence[Filed]: ...
+
+    def of_people(self, numbers: Sequence[str]) -> Mapping[str, Sequence[Filed]]: ...
+
+    def settle(
+        self, file: InFile, answers: Mapping[Key, Done | Declined | None], *, problem: str | None, now: datetime
+    ) -> bool: ...
+
+    def refuse(self, file: InFile, problem: str, *, now: datetime) -> bool: ...
+
+    def answered(self, *, after: int, limit: int) -> Sequence[tuple[int, Key]]: ...
+
+    def statement(self, day: date) -> Mapping[Key, Done | Declined]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrived:
+    """A file that lies there. `mark` changes whenever the file does."""
+
+    name: str
+    size: int
+    mark: str
+
+
+class FileExchange(Protocol):
+    """Where files are left for a bank and found from it: a directory, or a server.
+
+    `put` makes a file appear whole or not at all, on the other side's disk when it returns; the same name again replaces it.
+    `move` takes a file away into a folder of its own, under another name, unless it has changed since it was listed.
+    Raises: `TransientError` when the place cannot be reached or a file has changed or gone.
+    """
+
+    def arrived(self) -> Sequence[Arrived]: ...
+
+    def read(self, file: Arrived) -> bytes: ...
+
+    def put(self, name: str, data: bytes) -> None: ...
+
+    def move(self, file: Arrived, folder: Literal["history", "errors"], *, name: str) -> None: ...
 
 
 # ------------------------------------------------------------------------------------------------------------ objects
@@ -296,10 +425,18 @@ class OutgoingEvent:
     body: bytes
 
 
-class Notifier(Protocol):
-    """Carries events to outlets. Returns the ids that were surely taken; the others are sent again with the same id."""
+Publishing = Literal["taken", "full", "no_queue"]
+"""An event that the broker has surely kept; that it refused, since the queue is full; that found no queue."""
 
-    def publish(self, events: Sequence[OutgoingEvent]) -> frozenset[str]: ...
+
+class Notifier(Protocol):
+    """Carries events to outlets' queues, in the order given.
+
+    `publish` answers by event id. An event that is missing in the answer may have been taken: it is sent again with the same id.
+    Raises: `TransientError` when the broker cannot be reached; nothing was sent then.
+    """
+
+    def publish(self, events: Sequence[OutgoingEvent]) -> Mapping[str, Publishing]: ...
 
 
 # ------------------------------------------------------------------------------------------------------------ printer

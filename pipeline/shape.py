@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Collection, Mapping
 from datetime import date, datetime
 from types import MappingProxyType
-from typing import Any, NamedTuple, cast, get_args
+from typing import Any, NamedTuple, Self, cast, get_args
 
 from pipeline.application import Document, Kind, Priority, Submission
 from pipeline.identifiers import (
@@ -65,16 +65,18 @@ CODES: Mapping[str, tuple[str, str]] = MappingProxyType(
 """Code → what is wrong and how to put it right, 中文 and English; `{zh}` and `{en}` say what is wanted."""
 
 
-class _Wanted(NamedTuple):
+class Wanted(NamedTuple):
+    """What a field should have held, 中文 and English."""
+
     zh: str
     en: str
 
 
-_DATE = _Wanted("YYYY-MM-DD 形式的真实日期", "a real date as YYYY-MM-DD")
-_OBJECT = _Wanted("JSON 对象", "a JSON object")
-_TEXT = _Wanted("文本", "text")
-_REGION = _Wanted("6 位行政区划代码", "a region code of six digits (GB/T 2260)")
-_WORD = _Wanted("小写英文代码", "a lower-case word")
+_DATE = Wanted("YYYY-MM-DD 形式的真实日期", "a real date as YYYY-MM-DD")
+_OBJECT = Wanted("JSON 对象", "a JSON object")
+_TEXT = Wanted("文本", "text")
+_REGION = Wanted("6 位行政区划代码", "a region code of six digits (GB/T 2260)")
+_WORD = Wanted("小写英文代码", "a lower-case word")
 _SIX = r"[0-9]{6}"
 _A_WORD = r"[a-z][a-z0-9_]{0,63}"
 _A_REFERENCE = r"[A-Za-z0-9._:-]{1,64}"
@@ -82,17 +84,17 @@ _A_REFERENCE = r"[A-Za-z0-9._:-]{1,64}"
 _CITIZEN_DOCUMENTS = ("resident_id", "household_book")
 _EIGHTEEN = (*_CITIZEN_DOCUMENTS, "hmt_residence")
 # The written forms of documents that have no check character.
-_DOCUMENT_FORMS: Mapping[str, tuple[str, _Wanted]] = {
-    "military_id": (r"[\w\u4e00-\u9fff()（）〔〕-]{4,30}", _Wanted("证件上的编号", "the number on the document")),
-    "police_id": (r"[\w\u4e00-\u9fff()（）〔〕-]{4,30}", _Wanted("证件上的编号", "the number on the document")),
-    "hk_permit": (r"H[0-9]{8}([0-9]{2})?", _Wanted("H 加 8 或 10 位数字", "H and 8 or 10 digits")),
-    "mo_permit": (r"M[0-9]{8}([0-9]{2})?", _Wanted("M 加 8 或 10 位数字", "M and 8 or 10 digits")),
-    "tw_permit": (r"[0-9]{8}([0-9]{2}[0-9A-Z]?)?", _Wanted("8 位数字", "8 digits")),
-    "foreigner_pr": (r"[A-Z]{3}[0-9]{12}", _Wanted("3 位字母加 12 位数字，或 18 位号码", "3 letters and 12 digits, or 18 characters")),
-    "passport": (r"[0-9A-Z]{5,14}", _Wanted("5 至 14 位字母和数字", "5 to 14 letters and digits")),
+_DOCUMENT_FORMS: Mapping[str, tuple[str, Wanted]] = {
+    "military_id": (r"[\w\u4e00-\u9fff()（）〔〕-]{4,30}", Wanted("证件上的编号", "the number on the document")),
+    "police_id": (r"[\w\u4e00-\u9fff()（）〔〕-]{4,30}", Wanted("证件上的编号", "the number on the document")),
+    "hk_permit": (r"H[0-9]{8}([0-9]{2})?", Wanted("H 加 8 或 10 位数字", "H and 8 or 10 digits")),
+    "mo_permit": (r"M[0-9]{8}([0-9]{2})?", Wanted("M 加 8 或 10 位数字", "M and 8 or 10 digits")),
+    "tw_permit": (r"[0-9]{8}([0-9]{2}[0-9A-Z]?)?", Wanted("8 位数字", "8 digits")),
+    "foreigner_pr": (r"[A-Z]{3}[0-9]{12}", Wanted("3 位字母加 12 位数字，或 18 位号码", "3 letters and 12 digits, or 18 characters")),
+    "passport": (r"[0-9A-Z]{5,14}", Wanted("5 至 14 位字母和数字", "5 to 14 letters and digits")),
 }  # fmt: skip
-_EIGHTEEN_WANTED = _Wanted("18 位公民身份号码", "a citizen number of 18 characters (GB 11643)")
-_SSN_WANTED = _Wanted("与证件相符的社会保障号码", "the number that follows from the document")
+_EIGHTEEN_WANTED = Wanted("18 位公民身份号码", "a citizen number of 18 characters (GB 11643)")
+_SSN_WANTED = Wanted("与证件相符的社会保障号码", "the number that follows from the document")
 
 _PHONE = re.compile(r"1[3-9][0-9]{9}")
 _PHONE_FILLER = re.compile(r"[\s()-]")
@@ -114,7 +116,7 @@ def read_submission(body: Mapping[str, Any], *, source: str, photo: bytes = b"")
     date and social security number may be left out where the person's number tells them. `notify` is checked and not kept.
     """
     errors: list[Reason] = []
-    top = _Object(body, "#", errors)
+    top = JsonObject(body, "#", errors)
     external_ref = _external_ref(top)
     kind = top.word("kind", get_args(Kind), default="first")
     priority = top.word("priority", get_args(Priority), default="normal")
@@ -123,22 +125,22 @@ def read_submission(body: Mapping[str, Any], *, source: str, photo: bytes = b"")
     agency = top.text(
         "agency",
         form=r"ag_[0-9A-Za-z_-]{1,40}",
-        wanted=_Wanted("ag_ 加机构代码", "ag_ and the agency's code"),
+        wanted=Wanted("ag_ 加机构代码", "ag_ and the agency's code"),
         required=True,
     )
     outlet = top.text(
         "outlet",
         form=r"out_[0-9A-Za-z_-]{1,40}",
-        wanted=_Wanted("out_ 加网点代码", "out_ and the outlet's code"),
+        wanted=Wanted("out_ 加网点代码", "out_ and the outlet's code"),
         required=True,
     )
     bank_code = top.text(
-        "bank_code", form=r"[0-9A-Za-z]{3,14}", wanted=_Wanted("银行代码", "the code of a bank"), required=True
+        "bank_code", form=r"[0-9A-Za-z]{3,14}", wanted=Wanted("银行代码", "the code of a bank"), required=True
     )
     insured = top.object("insured", required=True)
     category = insured.text("category", form=_A_WORD, wanted=_WORD, required=True)
     district = insured.text("district", form=_SIX, wanted=_REGION, required=True)
-    unit_code = insured.text("unit_code", form=r"[0-9A-Za-z_-]{1,32}", wanted=_Wanted("单位编号", "the code of a unit"))
+    unit_code = insured.text("unit_code", form=r"[0-9A-Za-z_-]{1,32}", wanted=Wanted("单位编号", "the code of a unit"))
     insured.close()
     person = _person(top.object("person", required=True))
     guardian, proxy = _agent(top.object("guardian")), _agent(top.object("proxy"))
@@ -208,7 +210,7 @@ def normalise_phone(phone: str) -> str:
 # ------------------------------------------------------------------------------------------------------------ the reader
 
 
-class _Object:
+class JsonObject:
     """A JSON object read field by field. Notes every error, answers something harmless, goes on; `close` refuses the rest.
 
     An object that is absent (None) answers the same and notes nothing.
@@ -227,14 +229,14 @@ class _Object:
     def at(self, name: str) -> str:
         return f"{self.pointer}/{name}"
 
-    def note(self, code: str, name: str | None = None, *, wanted: _Wanted = _TEXT) -> None:
+    def note(self, code: str, name: str | None = None, *, wanted: Wanted = _TEXT) -> None:
         self.errors.append(reason(code, self.pointer if name is None else self.at(name), zh=wanted.zh, en=wanted.en))
 
     def take(self, name: str) -> object:
         return self._left.pop(name, None)
 
-    def object(self, name: str, *, required: bool = False) -> _Object:
-        return _Object(self.take(name), self.at(name), self.errors, required=required and self.present)
+    def object(self, name: str, *, required: bool = False) -> Self:
+        return type(self)(self.take(name), self.at(name), self.errors, required=required and self.present)
 
     def raw(self, name: str, *, at_most: int, required: bool = False) -> str:
         """A text with single spaces and nothing around it; "" where there is none."""
@@ -247,15 +249,15 @@ class _Object:
             self.note("format", name)
             return ""
         if len(value) > at_most:
-            self.note("length", name, wanted=_Wanted(f"至多 {at_most} 个字符", f"at most {at_most} characters"))
+            self.note("length", name, wanted=Wanted(f"至多 {at_most} 个字符", f"at most {at_most} characters"))
             return ""
         text = re.sub(r"\s+", " ", unicodedata.normalize("NFC", value)).strip()
         if not text.isprintable() and any(unicodedata.category(char) in ("Cc", "Cs", "Cn") for char in text):
-            self.note("format", name, wanted=_Wanted("不含控制字符的文本", "text without control characters"))
+            self.note("format", name, wanted=Wanted("不含控制字符的文本", "text without control characters"))
             return ""
         return text
 
-    def text(self, name: str, *, form: str, wanted: _Wanted, required: bool = False) -> str:
+    def text(self, name: str, *, form: str, wanted: Wanted, required: bool = False) -> str:
         text = self.raw(name, at_most=200, required=required)
         if text and not re.fullmatch(form, text):
             self.note("format", name, wanted=wanted)
@@ -266,7 +268,7 @@ class _Object:
         text = self.raw(name, at_most=200, required=required)
         if text and text not in words:
             told = " / ".join(words)
-            self.note("format", name, wanted=_Wanted(f"以下之一: {told}", f"one of {told}"))
+            self.note("format", name, wanted=Wanted(f"以下之一: {told}", f"one of {told}"))
             return default
         return text or default
 
@@ -292,7 +294,7 @@ class _Object:
         except ValueError:
             problem, name = "characters", ""
         if problem == "length":
-            self.note("length", "name", wanted=_Wanted("至多 50 字节 (GB 18030)", "at most 50 bytes of GB 18030"))
+            self.note("length", "name", wanted=Wanted("至多 50 字节 (GB 18030)", "at most 50 bytes of GB 18030"))
         elif problem is not None:
             self.note("name.characters", "name")
         return name if problem is None else ""
@@ -324,14 +326,14 @@ class _Object:
 # -------------------------------------------------------------------------------------------------------------- the parts
 
 
-def _external_ref(top: _Object) -> str:
+def _external_ref(top: JsonObject) -> str:
     text = top.raw("external_ref", at_most=64, required=True)
     if text and looks_personal(text):
         top.note("external_ref.personal", "external_ref")
     return text
 
 
-def _number_problem(id_type: str, number: str) -> tuple[str, _Wanted] | None:
+def _number_problem(id_type: str, number: str) -> tuple[str, Wanted] | None:
     if id_type in _EIGHTEEN or (id_type == "foreigner_pr" and number[:1].isdigit()):
         match resident_id_problem(number):
             case None:
@@ -339,32 +341,32 @@ def _number_problem(id_type: str, number: str) -> tuple[str, _Wanted] | None:
             case "checksum":
                 return "id_number.checksum", _EIGHTEEN_WANTED
             case "date":
-                return "date.invalid", _Wanted("号码中真实的出生日期", "a real birth date within the number")
+                return "date.invalid", Wanted("号码中真实的出生日期", "a real birth date within the number")
         return ("format" if len(number) == 18 else "length"), _EIGHTEEN_WANTED
     form, wanted = _DOCUMENT_FORMS[id_type]
     return None if re.fullmatch(form, number) else ("format", wanted)
 
 
-def _person(raw: _Object) -> Person | None:
+def _person(raw: JsonObject) -> Person | None:
     known = len(raw.errors)
     name = raw.name()
     id_type = raw.word("id_type", ID_TYPES, required=True)
     id_number = raw.number(id_type)
-    alpha3 = _Wanted("3 位国籍代码", "three letters of ISO 3166")
+    alpha3 = Wanted("3 位国籍代码", "three letters of ISO 3166")
     nationality = raw.text("nationality", form=r"[A-Z]{3}", wanted=alpha3, required=id_type == "passport") or "CHN"
     social = _social_security_number(raw, id_type=id_type, id_number=id_number, nationality=nationality)
     sex, birth_date = _told_by_number(raw, number=id_number if id_type in _EIGHTEEN else social)
     ethnic = raw.text(
-        "ethnic", form=r"(0[1-9]|[1-4][0-9]|5[0-6]|9[78])", wanted=_Wanted("2 位民族代码", "two digits of GB/T 3304")
+        "ethnic", form=r"(0[1-9]|[1-4][0-9]|5[0-6]|9[78])", wanted=Wanted("2 位民族代码", "two digits of GB/T 3304")
     )
     birth_place = raw.text("birth_place", form=_SIX, wanted=_REGION)
     valid_from, valid_to = raw.day("id_valid_from"), raw.day("id_valid_to")
     if valid_from and valid_to and valid_to < valid_from:
         raw.note(
-            "date.invalid", "id_valid_to", wanted=_Wanted("不早于有效期起的日期", "a date not before id_valid_from")
+            "date.invalid", "id_valid_to", wanted=Wanted("不早于有效期起的日期", "a date not before id_valid_from")
         )
     phone, address = raw.phone(), raw.raw("address", at_most=200)
-    occupation = raw.text("occupation", form=r"[0-9A-Za-z]{1,10}", wanted=_Wanted("职业代码", "a code of GB/T 6565"))
+    occupation = raw.text("occupation", form=r"[0-9A-Za-z]{1,10}", wanted=Wanted("职业代码", "a code of GB/T 6565"))
     raw.close()
     if len(raw.errors) > known or birth_date is None:
         return None
@@ -386,7 +388,7 @@ def _person(raw: _Object) -> Person | None:
     )
 
 
-def _social_security_number(raw: _Object, *, id_type: str, id_number: str, nationality: str) -> str:
+def _social_security_number(raw: JsonObject, *, id_type: str, id_number: str, nationality: str) -> str:
     given = normalise_number(raw.raw("social_security_number", at_most=40))
     # A citizen's passport does not tell the citizen number.
     citizen_abroad = id_type == "passport" and nationality == "CHN"
@@ -403,17 +405,17 @@ def _social_security_number(raw: _Object, *, id_type: str, id_number: str, natio
     return given
 
 
-def _told_by_number(raw: _Object, *, number: str) -> tuple[str, date | None]:
+def _told_by_number(raw: JsonObject, *, number: str) -> tuple[str, date | None]:
     """Sex and birth date as given or, where they are left out, as the number tells; what contradicts it is an error."""
     sex, born = raw.word("sex", get_args(Sex)), raw.day("birth_date")
     wrong = {error.pointer for error in raw.errors}
     if number and resident_id_problem(number) is None:
         told = resident_facts(number)
         if sex in ("1", "2") and sex != told.sex:
-            raw.note("format", "sex", wanted=_Wanted("与证件号码相符的性别", "the sex that the number tells"))
+            raw.note("format", "sex", wanted=Wanted("与证件号码相符的性别", "the sex that the number tells"))
         if born is not None and born != told.birth_date:
             raw.note(
-                "date.invalid", "birth_date", wanted=_Wanted("与证件号码相符的日期", "the date that the number tells")
+                "date.invalid", "birth_date", wanted=Wanted("与证件号码相符的日期", "the date that the number tells")
             )
         return sex or told.sex, born or told.birth_date
     if raw.present and not wrong & {raw.at("id_number"), raw.at("id_type"), raw.at("social_security_number")}:
@@ -423,13 +425,13 @@ def _told_by_number(raw: _Object, *, number: str) -> tuple[str, date | None]:
     return sex, born
 
 
-def _agent(raw: _Object) -> Agent | None:
+def _agent(raw: JsonObject) -> Agent | None:
     if not raw.present:
         return None
     id_type = raw.word("id_type", ID_TYPES, required=True)
     name, id_number = raw.name(), raw.number(id_type)
     relation, phone = raw.raw("relation", at_most=20), raw.phone()
-    document = raw.text("document", form=_A_REFERENCE, wanted=_Wanted("上传编号", "the id of an upload"))
+    document = raw.text("document", form=_A_REFERENCE, wanted=Wanted("上传编号", "the id of an upload"))
     raw.close()
     return Agent(
         name=name,
@@ -441,41 +443,41 @@ def _agent(raw: _Object) -> Agent | None:
     )
 
 
-def _documents(top: _Object) -> tuple[Document, ...]:
+def _documents(top: JsonObject) -> tuple[Document, ...]:
     value = top.take("documents")
     if value is None:
         return ()
     if not isinstance(value, list | tuple):
-        top.note("format", "documents", wanted=_Wanted("数组", "a list"))
+        top.note("format", "documents", wanted=Wanted("数组", "a list"))
         return ()
     if len(value) > DOCUMENTS_MAX:
-        top.note("length", "documents", wanted=_Wanted(f"至多 {DOCUMENTS_MAX} 项", f"at most {DOCUMENTS_MAX} items"))
+        top.note("length", "documents", wanted=Wanted(f"至多 {DOCUMENTS_MAX} 项", f"at most {DOCUMENTS_MAX} items"))
         return ()
     documents = []
     for at, item in enumerate(value):
-        raw = _Object(item, f"{top.at('documents')}/{at}", top.errors)
+        raw = JsonObject(item, f"{top.at('documents')}/{at}", top.errors)
         kind = raw.text("type", form=_A_WORD, wanted=_WORD, required=True)
-        upload = raw.text("upload", form=_A_REFERENCE, wanted=_Wanted("上传编号", "the id of an upload"))
+        upload = raw.text("upload", form=_A_REFERENCE, wanted=Wanted("上传编号", "the id of an upload"))
         raw.close()
         documents.append(Document(type=kind, reference=upload))
     return tuple(documents)
 
 
-def _confirmed(raw: _Object) -> bool:
+def _confirmed(raw: JsonObject) -> bool:
     """Whether the person confirmed the data; an instant without an offset says nothing."""
     raw.text("method", form=_A_WORD, wanted=_WORD, required=True)
-    raw.text("evidence", form=_A_REFERENCE, wanted=_Wanted("上传编号", "the id of an upload"))
+    raw.text("evidence", form=_A_REFERENCE, wanted=Wanted("上传编号", "the id of an upload"))
     signed_at = raw.raw("signed_at", at_most=40)
     if signed_at and not _is_instant(signed_at):
         raw.note(
-            "date.invalid", "signed_at", wanted=_Wanted("带时区的 RFC 3339 时间", "an RFC 3339 time with its offset")
+            "date.invalid", "signed_at", wanted=Wanted("带时区的 RFC 3339 时间", "an RFC 3339 time with its offset")
         )
     raw.close()
     return raw.present
 
 
-def _photo(raw: _Object) -> bytes:
-    upload = raw.text("upload", form=_A_REFERENCE, wanted=_Wanted("上传编号", "the id of an upload"))
+def _photo(raw: JsonObject) -> bytes:
+    upload = raw.text("upload", form=_A_REFERENCE, wanted=Wanted("上传编号", "the id of an upload"))
     inline = raw.take("base64")
     raw.close()
     if inline is None:
@@ -486,7 +488,7 @@ def _photo(raw: _Object) -> bytes:
         ):
             raw.note("required", "upload")
         return b""
-    wanted = _Wanted("1 MiB 以内的 Base64", "Base64 of at most 1 MiB")
+    wanted = Wanted("1 MiB 以内的 Base64", "Base64 of at most 1 MiB")
     if upload or not isinstance(inline, str):
         raw.note("format", "base64", wanted=wanted)
         return b""

@@ -52,11 +52,24 @@ STATUSES: MappingProxyType[str, Status] = MappingProxyType(
             "returned",
         ),
         "notified": _s("collection", "ready", "待领取", "Ready to collect", "collected", "uncollected", "returned"),
-        "collected": _s(None, "collected", "已领取", "Collected", "notified", live=False),
+        # Back only to where it was handed over from, within the counter's time for an undo.
+        "collected": _s(
+            None,
+            "collected",
+            "已领取",
+            "Collected",
+            "personalisation",
+            "delivered",
+            "notified",
+            "uncollected",
+            "recalled",
+            live=False,
+        ),
         "uncollected": _s("collection", "overdue", "逾期未领", "Overdue", "collected", "recalled"),
         "recalled": _s("collection", "overdue", "逾期未领", "Overdue", "returned", "collected"),
         "returned": _s("collection", "sealed", "逾期封存", "Returned", "reissued", "personalisation", "destroyed"),
-        "reissued": _s("collection", "shipped", "已寄出", "Shipped again", "delivered"),
+        # Not delivered but lost or damaged on its second way: made again.
+        "reissued": _s("collection", "shipped", "已寄出", "Shipped again", "delivered", "personalisation"),
         "destroyed": _s(None, "closed", "已销毁，需重新申领", "Destroyed", live=False),
         "awaiting_correction": _s(
             None, "needs_correction", "待补正", "Needs correction", "validation", "rejected", "cancelled"

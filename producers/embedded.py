@@ -1,4 +1,4 @@
-"""The whole line in one process: relay, timers and a worker over one database, without a server.
+"""The whole line in one process: relay, timers, bank desk, notifier and a worker over one database, without a server.
 
 Nothing depends on the process's memory: after a kill, what was ready is found again at the next start.
 """
@@ -17,6 +17,8 @@ from config.wiring import Installation
 from pipeline.errors import Conflict
 from pipeline.states import STAGES
 from pipeline.store import applications
+from producers.bank_desk import BankDesk
+from producers.notifier import Notifier
 from producers.relay import Relay
 from producers.timers import Timers
 from workers.app import worker
@@ -42,10 +44,18 @@ def embedded(
             lease=timedelta(seconds=settings.workers.order_lease_s),
         )
         timers = Timers(context=installation.context, every_s=sweep_every_s)
+        desk = BankDesk(
+            context=installation.context, banks=installation.bank, patience=installation.patience, every_s=sweep_every_s
+        )
+        notifier = Notifier(
+            context=installation.context,
+            sender=installation.webhooks,
+            connections=installation.settings.webhooks.connections,
+        )
         stopping = threading.Event()
+        roles = {"relay": relay.run, "timers": timers.run, "bank-desk": desk.run, "notifier": notifier.run}
         threads = [
-            threading.Thread(target=role.run, args=(stopping,), name=name, daemon=True)
-            for name, role in (("relay", relay), ("timers", timers))
+            threading.Thread(target=run, args=(stopping,), name=name, daemon=True) for name, run in roles.items()
         ]
         for thread in threads:
             thread.start()

@@ -19,7 +19,10 @@ from pipeline.errors import TransientError
 from pipeline.stages.registry import CHUNKS
 from pipeline.states import STAGES
 from pipeline.store import control
+from producers.bank_desk import BankDesk
 from producers.file_intake import Watcher
+from producers.notifier import Notifier
+from producers.outlet_amqp import OutletAmqp
 from producers.relay import Relay
 from producers.supervisor import end_with_supervisor
 from producers.timers import Timers
@@ -115,6 +118,31 @@ def run_timers(installation: Installation) -> None:
         metrics.serve(installation.settings.metrics.bind)
     with alive(installation, "timers", stopping):
         Timers(context=installation.context).run(stopping)
+
+
+def run_bank_desk(installation: Installation) -> None:
+    """Be the bank desk until told to stop."""
+    _needs_broker(installation)
+    stopping = stop_on_signals()
+    desk = BankDesk(context=installation.context, banks=installation.bank, patience=installation.patience)
+    with alive(installation, "bank-desk", stopping):
+        desk.run(stopping)
+
+
+def run_notifier(installation: Installation) -> None:
+    """Tell outlets, by webhooks and by their queues, and take their commands, until told to stop."""
+    _needs_broker(installation)
+    stopping = stop_on_signals()
+    settings = installation.settings
+    notifier = Notifier(
+        context=installation.context, sender=installation.webhooks, connections=settings.webhooks.connections
+    )
+    queues = OutletAmqp(context=installation.context, url=settings.broker.url)
+    beside = threading.Thread(target=queues.run, args=(stopping,), name="outlet-amqp", daemon=True)
+    with alive(installation, "notifier", stopping):
+        beside.start()
+        notifier.run(stopping)
+        beside.join(30)
 
 
 def run_worker(installation: Installation, stages: Sequence[str]) -> None:

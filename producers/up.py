@@ -155,7 +155,7 @@ def _supervised(
     shutil.rmtree(shared, ignore_errors=True)
     shared.mkdir(parents=True)
     environment = {"ZHIKA_DATA_DIR": str(settings.data_dir.resolve()), metrics.SHARED: str(shared)}
-    children = [Child("relay", ["run", "relay"]), Child("timers", ["run", "timers"])]
+    children = [Child(role, ["run", role]) for role in ("relay", "timers", "bank-desk", "notifier")]
     if bank_bind is not None:
         books = str(settings.data_dir / "bank-ledger.db")
         arguments = ["simulate", "bank", "--bind", bank_bind, "--ledger", books, "--faults", bank_faults]

@@ -12,6 +12,7 @@ from typing import Any
 from pipeline import transitions
 from pipeline.errors import Conflict, NotFound, Refused
 from pipeline.events import Event
+from pipeline.identifiers import normalise_number
 from pipeline.outcomes import Advance
 from pipeline.policy import Policy
 from pipeline.services.context import Context
@@ -21,6 +22,9 @@ from pipeline.store.applications import Claimed
 from pipeline.store.engine import Tx
 from pipeline.store.types import Record
 from pipeline.transitions import Move
+
+OVERDUE = ("uncollected", "recalled")
+"""Reasons of a return for which a card is still the person's to collect until it leaves, where the region says so."""
 
 
 def bundle_in(
@@ -38,8 +42,30 @@ def bundle_in(
 
 
 def typed_seal(typed: str) -> str:
-    """A seal's number as it is kept, however it was typed."""
+    """A seal's number as it is kept, however it was typed.
+
+    Raises:
+        Refused: there is none.
+    """
+    if not typed.strip():
+        raise Refused("请填写封签号", "give the number of the seal", code="required")
     return typed.strip().upper()
+
+
+def two_people(giver: str, taker: str) -> None:
+    """A card changes hands between two people.
+
+    Raises:
+        Refused: one of them is not named, or both are the same.
+    """
+    if not giver.strip() or not taker.strip():
+        raise Refused("交接须写明双方", "name both people of a hand-over", code="required")
+    if normalise_number(giver) == normalise_number(taker):
+        raise Refused(
+            "交接双方须为两个人，请由另一人签收",
+            "giver and taker are one person: another one signs",
+            code="same-person",
+        )
 
 
 def same_seal(bundle: Record, seal_no: str) -> None:
@@ -63,6 +89,12 @@ def at_place(tx: Tx, card_id: str, outlet: str | None) -> tuple[Record, Claimed]
         raise Conflict("该卡已经领取", "the card was handed over already", code="already-collected")
     if (card.custody, card.place) != here:
         raise NotFound(f"此处没有卡片 {card_id}", f"this place does not hold card {card_id}")
+    if card.return_reason not in (None, *OVERDUE):
+        raise Conflict(
+            f"卡片 {card_id} 已登记退回（{card.return_reason}），请随退回箱交回中心",
+            f"card {card_id} goes back to the centre ({card.return_reason}): put it into the next back bundle",
+            code="going-back",
+        )
     return card, claimed
 
 
@@ -70,14 +102,24 @@ def policy_of(context: Context, claimed: Claimed) -> Policy:
     return context.policies.of(claimed.application.region, claimed.application.policy_version)
 
 
-def move(tx: Tx, rows: Mapping[str, Claimed], to: str, *, now: datetime, actor: str, why: str, **columns: Any) -> None:
-    """Move locked applications by a person's act, and write it down."""
+def move(
+    tx: Tx,
+    rows: Mapping[str, Claimed],
+    to: str,
+    *,
+    now: datetime,
+    actor: str,
+    why: str,
+    ready: bool = False,
+    **columns: Any,
+) -> None:
+    """Move locked applications by a person's act, and write it down. `ready`: the status's stage has work with them at once."""
     if not rows:
         return
     moves: dict[str, Move] = {}
     for i, claimed in rows.items():
         decided = transitions.move(claimed.application.status, claimed.application.stage, Advance(to), now=now)
-        moves[i] = transitions.by_hand(decided)
+        moves[i] = decided if ready else transitions.by_hand(decided)
     applications.force(tx, moves, now=now, **columns)
     entries = [
         {"application_id": i, "frm": claimed.application.status, "to": to, "outcome": "act", "why": why}
@@ -104,7 +146,7 @@ def bundle_event(kind: str, bundle: Record, now: datetime, **data: Any) -> Event
     )
 
 
-def moved_card_event(kind: str, card: Record, claimed: Claimed) -> Event:
+def moved_card_event(kind: str, card: Record, claimed: Claimed, **data: Any) -> Event:
     """An event that goes out with the move it tells of, one version on."""
     moved = replace(claimed.application, version=claimed.application.version + 1)
-    return card_event(kind, moved, card.id, card.bundle_id)
+    return card_event(kind, moved, card.id, card.bundle_id, **data)

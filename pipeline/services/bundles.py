@@ -1,15 +1,21 @@
-"""Bundles on their way to an outlet: sealed, given to the courier, signed for."""
+"""Bundles on their way to an outlet: sealed, given to the courier, signed for, closed."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from datetime import datetime
 
-from pipeline.errors import Conflict, Refused
-from pipeline.services.acts import bundle_event, bundle_in, move, same_seal, tell
+from pipeline.errors import Conflict, NotFound
+from pipeline.services.acts import bundle_event, bundle_in, move, same_seal, tell, two_people
 from pipeline.services.context import Context
-from pipeline.store import applications, audit, custody, timers
+from pipeline.services.scan_in import Receipt, Told, must_be_settled, scan_in
+from pipeline.store import audit, custody, packing, timers
+from pipeline.store.applications import Claimed
 from pipeline.store.custody import Place
+from pipeline.store.engine import Tx
+
+UNDER_WAY = ("dispatch", "reissued")
+"""Statuses of applications whose card has yet to reach its outlet."""
 
 
 def seal_now(context: Context, bundle_id: str, *, actor: str) -> str:
@@ -24,20 +30,22 @@ def seal_now(context: Context, bundle_id: str, *, actor: str) -> str:
         bundle_in(tx, bundle_id, ("packing",), "out")
         if not custody.cards_in(tx, bundle_id):
             raise Conflict("空箱不能封箱", "an empty bundle is not sealed")
-        custody.seal(tx, [bundle_id], now=now)
+        packing.seal(tx, [bundle_id], now=now)
         audit.append(tx, actor=actor, action="bundle.seal", target=bundle_id, now=now)
         sealed = custody.bundle(tx, bundle_id)
     return str(sealed.seal_no) if sealed is not None else ""
 
 
-def ship(context: Context, bundle_id: str, *, carrier: str, actor: str) -> int:
-    """The courier takes a sealed bundle: centre → courier. Returns the number of cards.
+def ship(context: Context, bundle_id: str, *, carrier: str, actor: str, carrier_ref: str | None = None) -> int:
+    """The courier takes a sealed bundle: centre → courier. `carrier_ref`: the consignment note. Returns the number of cards.
 
     Raises:
         NotFound: no such bundle.
         Conflict: it is not sealed.
+        Refused: the courier and who gives it are one person.
     """
     now = context.now()
+    two_people(actor, carrier)
     with context.store.transaction() as tx:
         bundle = bundle_in(tx, bundle_id, ("sealed",), "out")
         cards = custody.cards_in(tx, bundle_id)
@@ -51,19 +59,10 @@ def ship(context: Context, bundle_id: str, *, carrier: str, actor: str) -> int:
             bundle_id=bundle_id,
             seal_no=bundle.seal_no,
         )
-        custody.mark(tx, bundle_id, status="shipped", shipped_at=now, carrier=carrier)
+        custody.mark(tx, bundle_id, status="shipped", shipped_at=now, carrier=carrier, carrier_ref=carrier_ref)
         tell(tx, bundle_event("bundle.shipped", bundle, now, cards=len(cards)), now=now)
         audit.append(tx, actor=actor, action="bundle.ship", target=bundle_id, now=now, detail={"cards": len(cards)})
         return len(cards)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """What the outlet signed for."""
-
-    received: tuple[str, ...]
-    missing: tuple[str, ...]
-    status: str
 
 
 def receive(
@@ -74,59 +73,53 @@ def receive(
     seal_no: str,
     actor: str,
     received: Sequence[str] | None = None,
+    missing: Sequence[str] = (),
+    extra: Sequence[str] = (),
+    damaged: Sequence[str] = (),
+    seal_intact: bool = True,
 ) -> Receipt:
-    """The outlet signs for a bundle: courier → outlet; its applications are delivered. `received` None: all that is still under way.
+    """The outlet signs for a bundle: courier → outlet; the applications of its good cards are delivered.
 
-    Missing cards leave the bundle disputed; the others go on. What turns up later is signed for in the same way, and the last of it
-    settles the dispute.
+    Cards are named by id or serial, `extra` ones by serial; `received` None: all that is not told otherwise. Each difference opens
+    a discrepancy and leaves the bundle disputed, the rest goes on. A damaged card stays undelivered at the outlet until that is
+    settled. What turns up later is signed for by receiving the disputed bundle again.
 
     Raises:
         NotFound: no such bundle for this outlet.
         Conflict: it is not under way.
-        Refused: the seal is another one, or a card is not on the packing list.
+        Refused: another seal, the courier signs, or what `scan_in` refuses.
     """
     now = context.now()
+    told = Told(received=received, missing=missing, extra=extra, damaged=damaged, seal_intact=seal_intact)
     with context.store.transaction() as tx:
         bundle = bundle_in(tx, bundle_id, ("shipped", "disputed"), "out", outlet=outlet)
         same_seal(bundle, seal_no)
-        cards = {row.id: row for row in custody.cards_in(tx, bundle_id) if row.custody == "courier"}
-        listed = list(cards) if received is None else list(dict.fromkeys(received))
-        if strange := [card for card in listed if card not in cards]:
-            raise Refused(
-                f"有 {len(strange)} 张卡不在装箱单上或已签收，请另行登记",
-                f"{len(strange)} cards are not on the packing list or were signed for already: report them apart",
-                code="card-not-in-bundle",
-            )
-        missing = tuple(card for card in cards if card not in set(listed))
-        here = [cards[card] for card in listed]
-        apps = applications.load(tx, [row.application_id for row in here], lock=True)
-        custody.hand_on(
-            tx,
-            here,
-            taker=Place("outlet", outlet),
-            now=now,
-            given_by=bundle.carrier,
-            taken_by=actor,
-            bundle_id=bundle_id,
-            seal_no=bundle.seal_no,
-        )
-        status = "disputed" if missing else "received"
-        custody.mark(tx, bundle_id, status=status, received_at=now)
-        going = {i: c for i, c in apps.items() if c.application.status in ("dispatch", "reissued")}
-        move(tx, going, "delivered", now=now, actor=actor, why=bundle_id, delivered_at=now)
-        timers.start(tx, [(i, "arrived", now) for i in going], now=now)
-        settled = "bundle.settled" if bundle.status == "disputed" else "bundle.received"
-        told = bundle_event(
-            "bundle.disputed" if missing else settled, bundle, now, cards=len(here), missing=len(missing)
-        )
-        tell(tx, told, now=now)
-        audit.append(
-            tx,
-            actor=actor,
-            action="bundle.receive",
-            target=bundle_id,
-            now=now,
-            detail={"received": len(here), "missing": list(missing)},
-        )
+        scanned = scan_in(tx, bundle, told, taker=Place("outlet", outlet), actor=actor, now=now)
+        deliver(tx, [scanned.apps[row.application_id] for row in scanned.received], why=bundle_id, actor=actor, now=now)
         tx.nudge()
-    return Receipt(received=tuple(listed), missing=missing, status=status)
+    return scanned.receipt
+
+
+def deliver(tx: Tx, apps: Sequence[Claimed], *, why: str, actor: str, now: datetime) -> None:
+    """Good cards have reached their outlet: their applications are delivered and the clocks begin. Locked rows."""
+    going = {c.application.id: c for c in apps if c.application.status in UNDER_WAY}
+    move(tx, going, "delivered", now=now, actor=actor, why=why, delivered_at=now)
+    timers.start(tx, [(i, "arrived", now) for i in going], now=now)
+
+
+def close(context: Context, bundle_id: str, *, actor: str) -> None:
+    """A bundle of either direction is done with. The sweep does so too with those that nothing is wrong with.
+
+    Raises:
+        NotFound: no such bundle.
+        Conflict: it was not received, or a discrepancy is open.
+    """
+    now = context.now()
+    with context.store.transaction() as tx:
+        bundle = custody.bundle(tx, bundle_id)
+        if bundle is None:
+            raise NotFound(f"没有卡箱 {bundle_id}", f"no such bundle: {bundle_id}")
+        must_be_settled(tx, bundle)
+        bundle_in(tx, bundle_id, ("received",), bundle.direction)
+        custody.mark(tx, bundle_id, status="closed", closed_at=now)
+        audit.append(tx, actor=actor, action="bundle.close", target=bundle_id, now=now)

@@ -9,11 +9,13 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from pipeline import transitions
+from pipeline.events import instant
 from pipeline.retry import exhausted
+from pipeline.services.acts import bundle_event
 from pipeline.services.context import Context
 from pipeline.services.run_stage import parking
 from pipeline.stages.base import Reconciler
-from pipeline.store import applications, audit, custody, outbox, timers
+from pipeline.store import applications, audit, custody, outbox, packing, timers
 from pipeline.store.applications import Expired
 from pipeline.store.engine import Tx
 
@@ -31,11 +33,13 @@ class Swept:
     expired: Counter[str]
     """Leases that ran out, by stage."""
     sealed_bundles: int
+    overdue_bundles: int
+    closed_bundles: int
     audited: int
 
     @property
     def busy(self) -> bool:
-        return max(self.woken, self.clocks, self.expired.total(), self.audited) >= CHUNK
+        return max(self.woken, self.clocks, self.expired.total(), self.closed_bundles, self.audited) >= CHUNK
 
 
 def sweep(context: Context, reconcilers: Mapping[str, Reconciler]) -> Swept:
@@ -45,6 +49,8 @@ def sweep(context: Context, reconcilers: Mapping[str, Reconciler]) -> Swept:
         clocks=ring(context),
         expired=end_leases(context, reconcilers),
         sealed_bundles=seal_bundles(context),
+        overdue_bundles=tell_overdue_bundles(context),
+        closed_bundles=close_bundles(context),
         audited=seal_audit(context),
     )
 
@@ -150,9 +156,29 @@ def seal_bundles(context: Context) -> int:
     now = context.now()
     before = {p.code: now - timedelta(minutes=p.seal_after_minutes.value) for p in context.policies.cities()}
     with context.store.transaction() as tx:
-        ripe = custody.ripe(tx, opened_before=before)
-        custody.seal(tx, ripe, now=now)
+        ripe = packing.ripe(tx, opened_before=before)
+        packing.seal(tx, ripe, now=now)
     return len(ripe)
+
+
+def tell_overdue_bundles(context: Context) -> int:
+    """Bundles of either direction that nobody has signed for in their region's time: both sides hear of it, once."""
+    now = context.now()
+    before = {p.code: now - timedelta(hours=p.receive_within_h.value) for p in context.policies.cities()}
+    with context.store.transaction() as tx:
+        late = custody.overdue(tx, shipped_before=before)
+        for bundle in late:
+            custody.mark(tx, bundle.id, alerted_at=now)
+            told = {"direction": bundle.direction, "shipped_at": instant(bundle.shipped_at)}
+            outbox.append(tx, [bundle_event("bundle.overdue", bundle, now, **told)], now=now)
+            audit.append(tx, actor="sweeper", action="bundle.overdue", target=bundle.id, now=now, detail=told)
+    return len(late)
+
+
+def close_bundles(context: Context) -> int:
+    """Bundles that were received without an open discrepancy are done with."""
+    with context.store.transaction() as tx:
+        return custody.close_received(tx, now=context.now(), limit=CHUNK)
 
 
 def seal_audit(context: Context) -> int:

@@ -1,7 +1,8 @@
 """The account stage: the person's account at the cooperating bank, opened once and found again for every later card.
 
-An instruction whose end is not known is asked about, never repeated under another key. Its key is a function of bank and person,
-so two applications, two workers or two attempts cannot open two accounts (KL-10).
+An instruction whose end is not known is asked about, never repeated under another key. The key that opens is a function of bank
+and person, so two applications, two workers or two attempts cannot open two accounts; the card of a later application is bound to
+the account that is there under a key of that application (KL-10).
 """
 
 from __future__ import annotations
@@ -16,18 +17,23 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar, Self
 
 from pipeline.clock import Clock
-from pipeline.errors import OutcomeUnknown, TransientError, ZhikaError
+from pipeline.errors import TransientError, ZhikaError
 from pipeline.outcomes import Advance, Correct, Hold, Outcome, Reason, Reject, Wait
 from pipeline.policy import Policy
-from pipeline.ports import BankGateway, BankReply, Declined, Done, Key, OpenAccount, Pending
+from pipeline.ports import BankGateway, BankReply, BindCard, Declined, Done, Instruction, Key, OpenAccount, Pending
+from pipeline.stages.bank_calls import UNKNOWN, WRONG_REPLY, BankRequest, NotYet, Patience, StillUnknown, put
 from pipeline.stages.bank_refusals import Refusal, refusal
-from pipeline.stages.base import CallFact, Case, Decision, Fact, Intent, Need, Reconciler
+from pipeline.stages.base import AccountFact, CallFact, Case, Decision, Fact, Intent, Need, Reconciler
 
 NEXT = "personalisation"
 UNAVAILABLE_AGAIN = timedelta(minutes=15)
 """How long a bank that cannot verify identities is left alone."""
 
+CLOSING_AGAIN = timedelta(minutes=1)
+"""How soon an application asks again whose person's old account is just being closed."""
+
 _OPEN = frozenset({"intent", "unknown", "pending"})
+_OVER = frozenset({"done", "declined"})
 _KEY_CHARS = 26
 
 
@@ -53,47 +59,35 @@ class AccountOpened(Fact):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CardBound(Fact):
+    """The bank bound a new card to an account: from now on its number is the one in `done`."""
+
+    account_id: str
+    done: Done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class CallSettled(Fact):
     """What is now known of an instruction: `done`, `declined` (with the bank's code), `pending`, `not_received`, `unknown`."""
 
     key: Key
     state: str
     code: str | None = None
+    expected_by: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AccountRequest:
-    """An instruction to give, or with `ask_only` to ask about. `since`: when it was first given, for those asked about."""
+class AccountRequest(BankRequest):
+    """An instruction to give with its intent, or one to ask about."""
 
-    instruction: OpenAccount
-    ask_only: bool
     intent: BankCall | None
-    since: datetime | None = None
 
     def granted(self, grant: Any) -> Self:
         """The request itself: the commit is all that was needed."""
         return self
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NotYet:
-    """The bank has not seen the instruction, but it may still be on its way there: ask again at `until`."""
-
-    until: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StillUnknown:
-    """Asked for so long that a person has to look."""
-
-
 AccountReply = BankReply | NotYet | StillUnknown
-
-UNKNOWN = Reason(
-    code="bank.unknown",
-    zh="银行长时间未答复开户结果，须人工向银行核实",
-    en="The bank's answer has not come for hours: ask the bank what became of the account",
-)
 
 
 class Account:
@@ -111,86 +105,58 @@ class Account:
         *,
         key_secret: bytes,
         clock: Clock,
-        deadline: timedelta = timedelta(seconds=10),
-        settle_after: timedelta = timedelta(seconds=60),
-        hold_after: timedelta = timedelta(hours=4),
+        patience: Patience | None = None,
     ) -> None:
         """`banks` gives the gateway of a bank code; it raises `NeedsOperator` for a bank that is not connected.
 
         `key_secret` makes the keys: it must never change while a call is open.
 
-        `deadline` is for one call to the bank; an instruction the bank never saw is given again `settle_after` it was first
-        given; one without an answer for `hold_after` is held.
-
         Raises:
-            ValueError: an empty secret, or `settle_after` is shorter than two deadlines.
+            ValueError: an empty secret.
         """
         if not key_secret:
             raise ValueError("the secret for keys is empty")
-        if settle_after < 2 * deadline:
-            raise ValueError("settle_after must be at least twice the deadline: a call may still be on its way")
         self._banks = banks
         self._secret = key_secret
         self._clock = clock
-        self._deadline = deadline
-        self._settle_after = settle_after
-        self._hold_after = hold_after
+        self._patience = patience or Patience()
 
     def prepare(self, case: Case, policy: Policy, now: datetime) -> AccountRequest | Decision:
-        """Bind to the account that exists (KL-10), ask about the call that is open, or give an instruction."""
-        if case.facts.get("account") is not None:
+        """Go on with the account that exists (KL-10), or ask about the call that is open, or give an instruction.
+
+        A first card takes the account's own number; any later card is bound to the account under a number of its own.
+        """
+        account = _account(case)
+        if account is not None and account.closing:
+            return Decision(Wait(now + CLOSING_AGAIN, "bank.closing"))
+        if account is not None and (case.application.kind == "first" or _bound(case)):
             return Decision(Advance(NEXT))
-        application = case.application
         key, _ = self._key(case)
         last = _last(case)
         asked = last is not None and last.state in _OPEN
+        intent = BankCall(key=key, system=case.application.bank_code, operation=_operation(case))
         return AccountRequest(
-            instruction=OpenAccount(
-                key=key,
-                bank_code=application.bank_code,
-                branch=application.outlet,
-                region=application.region,
-                holder=application.person,
-                guardian=application.guardian,
-            ),
+            instruction=_instruction(case, key),
             ask_only=asked,
-            intent=None if asked else BankCall(key=key, system=application.bank_code),
+            intent=None if asked else intent,
             since=last.created_at if last is not None and asked else None,
+            expected_by=last.expected_by if last is not None and asked else None,
         )
 
     def act(self, requests: Mapping[str, AccountRequest]) -> Mapping[str, AccountReply | ZhikaError]:
-        """Bank by bank, ask in one call, then submit in one: what is new, and what the bank never saw and cannot still be on its way.
-
-        A bank out of reach is a reply to each of its rows.
-        """
+        """Bank by bank; a bank out of reach is a reply to each of its rows."""
         by_bank: dict[str, dict[str, AccountRequest]] = defaultdict(dict)
         for i, request in requests.items():
             by_bank[request.instruction.bank_code][i] = request
         replies: dict[str, AccountReply | ZhikaError] = {}
         for bank_code, group in by_bank.items():
             try:
-                replies |= self._act(self._banks(bank_code), group)
+                bank = self._banks(bank_code)
             except ZhikaError as error:
                 replies |= dict.fromkeys(group, error)
-        return replies
-
-    def _act(self, bank: BankGateway, requests: Mapping[str, AccountRequest]) -> dict[str, AccountReply | ZhikaError]:
-        asked = {i: request for i, request in requests.items() if request.ask_only}
-        found = self._called(bank.find, [request.instruction.key for request in asked.values()])
-        replies: dict[str, AccountReply | ZhikaError] = {}
-        giving = {i: request for i, request in requests.items() if not request.ask_only}
-        for i, request in asked.items():
-            answer = found[request.instruction.key]
-            if answer is not None:
-                replies[i] = self._patience(request, answer)
-            elif self._age(request) >= self._settle_after:
-                giving[i] = request
-            else:
-                replies[i] = NotYet(until=self._since(request) + self._settle_after)
-        instructions = {request.instruction.key: request.instruction for request in giving.values()}
-        given = self._called(bank.submit, list(instructions.values()))
-        for i, request in giving.items():
-            replies[i] = self._patience(request, given[request.instruction.key] or _unanswered())
+                continue
+            answers = put(bank, list(group.values()), clock=self._clock, patience=self._patience)
+            replies |= {i: answers[request.instruction.key] for i, request in group.items()}
         return replies
 
     def settle(self, case: Case, reply: AccountReply, policy: Policy, now: datetime) -> Decision:
@@ -198,23 +164,16 @@ class Account:
         key, generation = self._key(case)
         match reply:
             case Done():
-                application = case.application
-                opened = AccountOpened(
-                    application_id=case.id,
-                    person_id=application.person_id,
-                    bank_code=application.bank_code,
-                    key=key,
-                    generation=generation,
-                    done=reply,
-                )
-                return Decision(Advance(NEXT), (opened, CallSettled(key=key, state="done")))
+                return _done(case, reply, key, generation)
             case Declined(code=code, text=text):
-                outcome = _refused(refusal(code, text), tries=generation, most=policy.max_attempts.value, now=now)
+                refused = refusal(code, text)
+                outcome = _refused(refused, case, policy, tries=generation, now=now)
                 return Decision(outcome, (CallSettled(key=key, state="declined", code=code),))
             case Pending(expected_by=expected_by):
                 # A bank that is late by its own word is not asked without a pause.
-                until = expected_by if expected_by > now else now + self._deadline
-                return Decision(Wait(until, "bank.pending"), (CallSettled(key=key, state="pending"),))
+                until = expected_by if expected_by > now else now + self._patience.deadline
+                settled = CallSettled(key=key, state="pending", expected_by=expected_by)
+                return Decision(Wait(until, "bank.pending"), (settled,))
             case NotYet(until=until):
                 return Decision(Wait(until, "bank.asked"))
             case StillUnknown():
@@ -228,54 +187,106 @@ class Account:
 
     def _key(self, case: Case) -> tuple[Key, int]:
         """The key of the instruction the case is about, and its generation: one more than what is over and done with."""
-        calls: Sequence[CallFact] = case.facts.get("calls", ())
-        generation = 1 + sum(call.state in ("done", "declined") for call in calls)
+        generation = 1 + sum(call.state in _OVER for call in _calls(case))
         last = _last(case)
-        if last is not None and last.state not in ("done", "declined"):
+        if last is not None and last.state not in _OVER:
             return last.key, generation
+        if _account(case) is not None:
+            ulid = case.id.removeprefix("app_")
+            return f"bc-{ulid}" + (f"-{generation}" if generation > 1 else ""), generation
         person = case.application.person
         named = f"{case.application.bank_code}|{person.id_type}|{person.id_number}"
         digest = hmac.digest(self._secret, named.encode(), hashlib.sha256)
         return f"oa-{base64.b32encode(digest).decode().lower()[:_KEY_CHARS]}-{generation}", generation
 
-    def _called(self, call: Callable[..., Mapping[Key, Any]], about: Sequence[Any]) -> Mapping[Key, Any]:
-        """The bank's answers; an error of the whole call, and an answer left out, belong to every key concerned."""
-        keys = [item.key if isinstance(item, OpenAccount) else item for item in about]
-        if not keys:
-            return {}
-        try:
-            answers = call(about, deadline=self._clock.now() + self._deadline)
-        except ZhikaError as error:
-            return dict.fromkeys(keys, error)
-        return {key: answers[key] if key in answers else _unanswered() for key in keys}
 
-    def _patience(self, request: AccountRequest, answer: BankReply | ZhikaError) -> AccountReply | ZhikaError:
-        lost = isinstance(answer, TransientError | OutcomeUnknown)
-        return StillUnknown() if lost and request.ask_only and self._age(request) >= self._hold_after else answer
+def _account(case: Case) -> AccountFact | None:
+    return case.facts.get("account")
 
-    def _age(self, request: AccountRequest) -> timedelta:
-        return self._clock.now() - self._since(request)
 
-    def _since(self, request: AccountRequest) -> datetime:
-        return request.since or self._clock.now()
+def _operation(case: Case) -> str:
+    return "open_account" if _account(case) is None else "bind_card"
+
+
+def _calls(case: Case) -> list[CallFact]:
+    """The calls of the kind that the case is about, oldest first."""
+    calls: Sequence[CallFact] = case.facts.get("calls", ())
+    return [call for call in calls if call.operation == _operation(case)]
 
 
 def _last(case: Case) -> CallFact | None:
-    calls: Sequence[CallFact] = case.facts.get("calls", ())
+    calls = _calls(case)
     return calls[-1] if calls else None
 
 
-def _unanswered() -> OutcomeUnknown:
-    return OutcomeUnknown("the gateway gave no answer to this instruction")
+def _bound(case: Case) -> bool:
+    return any(call.state == "done" for call in _calls(case))
 
 
-def _refused(refused: Refusal, *, tries: int, most: int, now: datetime) -> Outcome:
+def _instruction(case: Case, key: Key) -> Instruction:
+    application, account = case.application, _account(case)
+    if account is None:
+        return OpenAccount(
+            key=key,
+            bank_code=application.bank_code,
+            branch=application.outlet,
+            region=application.region,
+            holder=application.person,
+            guardian=application.guardian,
+        )
+    return BindCard(
+        key=key,
+        bank_code=application.bank_code,
+        branch=application.outlet,
+        region=application.region,
+        account_ref=account.account_ref,
+        holder=application.person,
+    )
+
+
+def _done(case: Case, done: Done, key: Key, generation: int) -> Decision:
+    application, account = case.application, _account(case)
+    if account is not None and done.account_ref != account.account_ref:
+        return Decision(Hold(WRONG_REPLY), (CallSettled(key=key, state="unknown", code=WRONG_REPLY.code),))
+    fact: Fact
+    if account is not None:
+        fact = CardBound(account_id=account.id, done=done)
+    else:
+        fact = AccountOpened(
+            application_id=case.id,
+            person_id=application.person_id,
+            bank_code=application.bank_code,
+            key=key,
+            generation=generation,
+            done=done,
+        )
+    return Decision(Advance(NEXT), (fact, CallSettled(key=key, state="done")))
+
+
+def _refused(refused: Refusal, case: Case, policy: Policy, *, tries: int, now: datetime) -> Outcome:
+    """What follows a refusal. That no account can be bound to is for a person, since the bank once gave this one."""
     match refused.disposition:
         case "correct":
             return Correct((refused.reason,))
         case "reject":
             return Reject((refused.reason,))
-        case "wait" if tries < most:
+        case "wait" if tries < policy.max_attempts.value:
             return Wait(now + UNAVAILABLE_AGAIN, refused.reason.code)
+        case "exception" if _account(case) is None:
+            return _exception(policy)
         case _:
             return Hold(refused.reason)
+
+
+def _exception(policy: Policy) -> Outcome:
+    """No account can be opened for this person (KL-25): the card is made without the financial application, or a person decides."""
+    if policy.exception_path.value == "without_financial":
+        return Advance(NEXT)
+    return Hold(
+        Reason(
+            code="exception_path",
+            zh="申请人不符合开户条件，按地区规定须人工处理",
+            en="The bank cannot open an account for this person: the region has a person decide",
+            rule=policy.exception_path.rule,
+        )
+    )

@@ -1,7 +1,8 @@
 """What a bank's refusal means here: its codes and wordings as a table, ours beside them.
 
-There is no common list of codes. A bank's own code is looked up first, then its wording by the phrases below; what neither
-matches is for an operator. A bank's free text is shown to nobody: it may hold anything, a person's data too.
+There is no common list of codes or wordings: both are ours, and a bank's words are mapped by adding to the table. A bank's own code is
+looked up first, then its wording by the phrases below; what neither matches is for an operator. A bank's free text is shown to
+nobody: it may hold anything, a person's data too.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import Literal
 
 from pipeline.outcomes import Reason
 
-Disposition = Literal["correct", "hold", "reject", "wait"]
+Disposition = Literal["correct", "hold", "reject", "wait", "exception"]
+"""What follows a refusal. `exception`: this person cannot have an account here; the region says what then (KL-25)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,11 @@ TABLE: tuple[Refusal, ...] = (
         "account_exists", "hold",
         "申请人在该银行已有账户，须人工核实", "The person has an account of this class at the bank; to be looked into",
         "已有Ⅰ类户", "已有I类户",
+    ),
+    _refusal(
+        "not_eligible", "exception",
+        "申请人不符合该银行的开户条件", "This person cannot have an account at this bank",
+        "不符合开户条件", "未成年人不予开户", "外籍人士不予开户",
     ),
     _refusal("duplicate_record", "hold", "银行提示记录重复，须人工核实", "The bank reports a double record; to be looked into", "记录重复"),
     _refusal("customer_ambiguous", "hold", "银行客户信息不唯一，须人工核实", "The bank knows several customers like this; to be looked into",

@@ -28,7 +28,7 @@ Reconciler = Literal["none", "worker", "station"]
 # What a stage asks to see beside the application; `store.facts` loads each kind for the whole chunk in one statement.
 #   register  RegisterFacts        what our own records know of the person
 #   account   AccountFact | None   the person's open account at the application's bank
-#   calls     tuple[CallFact, ...] instructions to that bank for that person, oldest first
+#   calls     tuple[CallFact, ...] instructions to that bank to open an account for that person, and to bind this card, oldest first
 #   blank     BlankFact | None     the blank reserved for this application
 #   card      CardFact | None      the application's unvoided card
 #   timers    tuple[TimerFact,...] clocks of the application that are due
@@ -58,20 +58,27 @@ class RegisterFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountFact:
-    """An open account."""
+    """An open account. `account_ref` is the bank's name for it; `closing`: the bank is being told to end it, or is about to be."""
 
     id: str
     bank_card_number: str = field(repr=False)
+    account_ref: str = field(repr=False)
+    closing: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallFact:
-    """An instruction given to a bank, or about to be: `intent`, `unknown`, `pending`, `not_received`, `done`, `declined`."""
+    """An instruction given to a bank, or about to be: `intent`, `unknown`, `pending`, `not_received`, `done`, `declined`.
+
+    `operation` is `open_account` or `bind_card`; `expected_by`: when the bank said it would answer, of a pending one.
+    """
 
     key: str
     state: str
     created_at: datetime
     tries: int = 0
+    operation: str = "open_account"
+    expected_by: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,6 +7,7 @@ It is woken by timers and answers for those that are due:
     notice_overdue  the applicant was not told in time (WH-10)
     reminder        the card has waited for some while
     collect_due     the time to collect is over: uncollected, then recalled
+    storage_due     the time in the centre's store is over: people may destroy the card (`services.destruction`)
 """
 
 from __future__ import annotations
@@ -77,7 +78,9 @@ class Collection(Thinking):
         facts: list[Fact] = [TimerFired(id=timer.id) for timer in due]
         outcome: Outcome = Wait(None, _waits_for(case.application.status))
         if card is None:
-            return Decision(outcome, tuple(facts))
+            # Lost on its way back and not made again: when its storage would be over, there is nothing to destroy.
+            over = case.application.status == "returned" and any(timer.kind == "storage_due" for timer in due)
+            return Decision(Advance("destroyed") if over else outcome, tuple(facts))
         for timer in sorted(due, key=lambda timer: timer.due_at):
             facts += self._on(timer.kind, case, card, policy, now)
             if timer.kind == "collect_due" and case.application.status in ("delivered", "notified"):
@@ -101,6 +104,7 @@ class Collection(Thinking):
                     notified_at=app.notified_at,
                     now=now,
                     calendar=self._calendar,
+                    delivered_at=delivered,
                 )
                 ready = _emit("card.ready", case, card, notify_by=instant(notify_by), collect_by=_collect_by(clocks))
                 told = TimerSet(application_id=app.id, kind="notice_overdue", due_at=notify_by)
@@ -122,12 +126,17 @@ def collecting(
     notified_at: datetime | None,
     now: datetime,
     calendar: WorkingCalendar,
+    delivered_at: datetime | None = None,
 ) -> list[Fact]:
     """The clocks of collection and its reminders; none before the region's clock begins (WH-11 notice, SG-10 acceptance).
 
-    A reminder whose time is past when the clock is set is left out: the card has only just come.
+    A reminder whose time is past when the clock is set is left out: the card has only just come. A card that comes when its time
+    is over already, since it was made late or goes out again, waits as long from its arrival (assumed: SG-10 has it there in time).
     """
     due = deadlines.collect_by(policy, accepted_at=accepted_at, notified_at=notified_at, calendar=calendar)
+    if due is not None and delivered_at is not None and due.at <= delivered_at:
+        accepted_at = delivered_at
+        due = deadlines.collect_by(policy, accepted_at=accepted_at, notified_at=notified_at, calendar=calendar)
     if due is None:
         return []
     reminders = deadlines.reminders(policy, accepted_at=accepted_at, notified_at=notified_at)

@@ -1,14 +1,14 @@
-"""Bank accounts and the instructions that opened them."""
+"""Bank accounts, and the instructions of the account stage: to open one, and to bind a card to it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import Column, Text, bindparam, literal, select, true, update
+from sqlalchemy import Column, Text, and_, bindparam, exists, func, literal, or_, select, true, union_all, update
 
 from pipeline.identifiers import new_id
-from pipeline.stages.account import AccountOpened, BankCall, CallSettled
+from pipeline.stages.account import AccountOpened, BankCall, CallSettled, CardBound
 from pipeline.stages.base import AccountFact, CallFact
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx, given, params, upserting
@@ -21,8 +21,16 @@ _CALL = (Column("key", Text), Column("application_id", Text), Column("system", T
 def open_accounts(tx: Tx, application_ids: Sequence[str]) -> Mapping[str, AccountFact]:
     """By application: the open account its person has at its bank."""
     asked = given(tx, _ID)
+    c = t.external_calls.c
+    closing = exists(
+        select(c.key).where(
+            c.account_id == t.accounts.c.id,
+            c.operation == "close_account",
+            or_(c.state.not_in(("done", "declined", "closed")), c.held == true()),
+        )
+    )
     rows = tx.conn.execute(
-        select(t.applications.c.id.label("application"), t.accounts.c.id, t.accounts.c.sealed)
+        select(t.applications.c.id.label("application"), t.accounts.c.id, t.accounts.c.sealed, closing.label("closing"))
         .join(
             t.accounts,
             (t.accounts.c.person_id == t.applications.c.person_id)
@@ -32,31 +40,43 @@ def open_accounts(tx: Tx, application_ids: Sequence[str]) -> Mapping[str, Accoun
         .where(t.applications.c.id.in_(select(asked.c.id))),
         {"given": params([{"id": i} for i in application_ids])},
     )
-    return {
-        row.application: AccountFact(
-            id=row.id, bank_card_number=tx.sealer.open(row.sealed, bound_to=f"accounts/{row.id}")["card_number"]
+    found = {}
+    for row in rows:
+        clear = tx.sealer.open(row.sealed, bound_to=f"accounts/{row.id}")
+        found[row.application] = AccountFact(
+            id=row.id,
+            bank_card_number=clear["card_number"],
+            account_ref=clear["account_ref"],
+            closing=bool(row.closing),
         )
-        for row in rows
-    }
+    return found
 
 
 def calls(tx: Tx, application_ids: Sequence[str]) -> Mapping[str, tuple[CallFact, ...]]:
-    """By application: what its bank was asked for its person, oldest first."""
+    """By application: what its bank was asked to open for its person, and to bind for itself, oldest first."""
     asked = given(tx, _ID)
-    c = t.external_calls.c
+    a, c = t.applications.c, t.external_calls.c
+    opened = and_(c.person_id == a.person_id, c.system == a.bank_code, c.operation == "open_account")
+    bound = and_(c.application_id == a.id, c.operation == "bind_card")
+    told = (c.key, c.state, c.created_at, c.tries, c.operation, c.expected_by)
+    query = select(a.id.label("application"), *told)
+    mine = a.id.in_(select(asked.c.id))
+    both = union_all(
+        query.join(t.external_calls, opened).where(mine), query.join(t.external_calls, bound).where(mine)
+    ).subquery()
     rows = tx.conn.execute(
-        select(t.applications.c.id.label("application"), c.key, c.state, c.created_at, c.tries)
-        .join(
-            t.external_calls,
-            (c.person_id == t.applications.c.person_id) & (c.system == t.applications.c.bank_code),
-        )
-        .where(t.applications.c.id.in_(select(asked.c.id)), c.operation == "open_account")
-        .order_by(c.created_at, c.key),
-        {"given": params([{"id": i} for i in application_ids])},
+        select(both).order_by(both.c.created_at, both.c.key), {"given": params([{"id": i} for i in application_ids])}
     )
     found: dict[str, tuple[CallFact, ...]] = {}
     for row in rows:
-        fact = CallFact(key=row.key, state=row.state, created_at=row.created_at, tries=row.tries)
+        fact = CallFact(
+            key=row.key,
+            state=row.state,
+            created_at=row.created_at,
+            tries=row.tries,
+            operation=row.operation,
+            expected_by=row.expected_by,
+        )
         found[row.application] = (*found.get(row.application, ()), fact)
     return found
 
@@ -95,14 +115,24 @@ def intend(tx: Tx, wanted: Mapping[str, BankCall], *, now: datetime) -> Mapping[
 
 
 def write_settled(tx: Tx, facts: Sequence[CallSettled], *, now: datetime) -> None:
-    """What became of calls."""
-    rows = given(tx, Column("key", Text), Column("state", Text), Column("code", Text))
+    """What became of calls. The hour by which a bank meant to answer stays until it names another."""
+    rows = given(tx, Column("key", Text), Column("state", Text), Column("code", Text), Column("expected_by", Instant))
     c = t.external_calls.c
     tx.conn.execute(
         update(t.external_calls)
         .where(c.key == rows.c.key)
-        .values(state=rows.c.state, code=rows.c.code, settled_at=bindparam("now", type_=Instant)),
-        {"given": params([{"key": f.key, "state": f.state, "code": f.code} for f in facts]), "now": now},
+        .values(
+            state=rows.c.state,
+            code=rows.c.code,
+            expected_by=func.coalesce(rows.c.expected_by, c.expected_by),
+            settled_at=bindparam("now", type_=Instant),
+        ),
+        {
+            "given": params(
+                [{"key": f.key, "state": f.state, "code": f.code, "expected_by": f.expected_by} for f in facts]
+            ),
+            "now": now,
+        },
     )
 
 
@@ -130,3 +160,20 @@ def write_opened(tx: Tx, facts: Sequence[AccountOpened], *, now: datetime) -> No
             }
         )
     tx.conn.execute(upserting(tx, t.accounts).on_conflict_do_nothing(index_elements=["key"]), rows)
+
+
+def write_bound(tx: Tx, facts: Sequence[CardBound], *, now: datetime) -> None:
+    """Accounts whose card is another one from now on."""
+    numbers = {fact.account_id: fact.done.card_number for fact in facts}
+    asked = given(tx, _ID)
+    c = t.accounts.c
+    rows = tx.conn.execute(
+        select(c.id, c.sealed).where(c.id.in_(select(asked.c.id))).order_by(c.id).with_for_update(),
+        {"given": params([{"id": i} for i in numbers])},
+    ).all()
+    values = []
+    for row in rows:
+        bound_to = f"accounts/{row.id}"
+        clear = tx.sealer.open(row.sealed, bound_to=bound_to) | {"card_number": numbers[row.id]}
+        values.append({"b_id": row.id, "b_sealed": tx.sealer.seal(clear, bound_to=bound_to)})
+    tx.conn.execute(update(t.accounts).where(c.id == bindparam("b_id")).values(sealed=bindparam("b_sealed")), values)

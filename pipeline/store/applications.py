@@ -608,7 +608,9 @@ def with_intent(tx: Tx, ids: Sequence[str]) -> frozenset[str]:
     asked = given(tx, _ID)
     wanted = select(asked.c.id)
     calls = select(t.external_calls.c.application_id).where(
-        t.external_calls.c.application_id.in_(wanted), t.external_calls.c.state.in_(("intent", "unknown", "pending"))
+        t.external_calls.c.application_id.in_(wanted),
+        t.external_calls.c.state.in_(("intent", "unknown", "pending")),
+        t.external_calls.c.seq.is_(None),  # what the bank desk gives holds no application up
     )
     blanks = select(t.blanks.c.application_id).where(
         t.blanks.c.application_id.in_(wanted), t.blanks.c.state.in_(("reserved", "encoding"))

@@ -65,7 +65,7 @@ def restart(tx: Tx, role: str, *, pid: int, now: datetime) -> None:
     )
 
 
-_LOCKS = {"relay": 7284, "timers": 7285}
+_LOCKS = {"relay": 7284, "timers": 7285, "bank-desk": 7286, "notify": 7288, "outlet-amqp": 7287}
 
 
 @contextmanager

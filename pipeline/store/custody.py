@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 
 from sqlalchemy import Column, ColumnElement, Text, bindparam, exists, func, insert, select, update
 
 from pipeline.identifiers import new_id
-from pipeline.stages.dispatch import Packed
 from pipeline.store import tables as t
-from pipeline.store.engine import Tx, given, on_conflict_nothing, params
+from pipeline.store.engine import Tx, given, params
 from pipeline.store.types import Instant, Record, instant_text
 
 _ID = Column("id", Text)
@@ -31,87 +31,7 @@ class Place:
 
 
 CENTRE = Place("centre", "centre")
-
-
-# ----------------------------------------------------------------------------------------------------------- packing
-
-
-def write_packed(tx: Tx, facts: Sequence[Packed], *, now: datetime) -> None:
-    """Put cards into the open bundle of their outlet; a full one is sealed and the next one opened."""
-    by_outlet: dict[str, list[Packed]] = defaultdict(list)
-    for fact in facts:
-        by_outlet[fact.outlet].append(fact)
-    slots: list[dict[str, Any]] = []
-    for outlet, waiting in sorted(by_outlet.items()):
-        size = waiting[0].bundle_size
-        bundle, filled = _open_bundle(tx, outlet, waiting[0].region, now)
-        for fact in waiting:
-            if filled >= size:
-                _place(tx, slots)
-                slots = []
-                seal(tx, [bundle], now=now)
-                bundle, filled = _open_bundle(tx, outlet, fact.region, now)
-            filled += 1
-            slots.append({"id": fact.card_id, "bundle": bundle, "slot": f"{filled:03d}"})
-    _place(tx, slots)
-
-
-def _place(tx: Tx, slots: Sequence[Mapping[str, Any]]) -> None:
-    if not slots:
-        return
-    rows = given(tx, _ID, Column("bundle", Text), Column("slot", Text))
-    tx.conn.execute(
-        update(t.cards).where(c.id == rows.c.id).values(bundle_id=rows.c.bundle, slot=rows.c.slot),
-        {"given": params(slots)},
-    )
-
-
-def _open_bundle(tx: Tx, outlet: str, region: str, now: datetime) -> tuple[str, int]:
-    """The bundle being packed for an outlet, locked, and how many cards lie in it."""
-    query = select(b.id).where(b.outlet == outlet, b.direction == "out", b.status == "packing").with_for_update()
-    found = tx.conn.execute(query).scalar()
-    while found is None:
-        row = {"id": new_id("bun_", now=now, random=tx.random), "direction": "out", "outlet": outlet}
-        tx.conn.execute(
-            on_conflict_nothing(tx, t.bundles), {**row, "region": region, "status": "packing", "opened_at": now}
-        )
-        found = tx.conn.execute(query).scalar()
-    filled = tx.conn.execute(select(func.count()).select_from(t.cards).where(c.bundle_id == found)).scalar_one()
-    return str(found), filled
-
-
-def ripe(tx: Tx, *, opened_before: Mapping[str, datetime], limit: int = 200) -> list[str]:
-    """Bundles that were opened before their region's time for sealing; locked."""
-    found: list[str] = []
-    for region, before in opened_before.items():
-        rows = tx.conn.execute(
-            select(b.id)
-            .where(b.status == "packing", b.direction == "out", b.region == region, b.opened_at <= before)
-            .order_by(b.id)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        ).scalars()
-        found += rows
-    return found
-
-
-def seal(tx: Tx, bundle_ids: Sequence[str], *, now: datetime) -> None:
-    """Close bundles: number the seal and write the packing list."""
-    for bundle in bundle_ids:
-        cards = tx.conn.execute(
-            select(c.id, c.slot, c.blank_serial, c.application_id).where(c.bundle_id == bundle).order_by(c.slot)
-        ).all()
-        manifest = [
-            {"card": r.id, "slot": r.slot, "serial": r.blank_serial, "application": r.application_id} for r in cards
-        ]
-        tx.conn.execute(
-            update(t.bundles)
-            .where(b.id == bundle, b.status == "packing")
-            .values(status="sealed", sealed_at=now, seal_no=f"S{bundle[-10:].upper()}", manifest=manifest)
-        )
-
-
-# ---------------------------------------------------------------------------------------------------------- custody
+LOST = Place("lost", "lost")
 
 
 def bundle(tx: Tx, bundle_id: str) -> Record | None:
@@ -139,26 +59,46 @@ def mark(tx: Tx, bundle_id: str, **columns: Any) -> None:
     tx.conn.execute(update(t.bundles).where(b.id == bundle_id).values(**columns))
 
 
-def open_back(tx: Tx, *, outlet: str, region: str, seal_no: str, carrier: str, manifest: Any, now: datetime) -> str:
-    """A bundle on its way back from an outlet."""
-    bundle_id = new_id("bun_", now=now, random=tx.random)
-    tx.conn.execute(
-        insert(t.bundles),
-        {
-            "id": bundle_id,
-            "direction": "back",
-            "outlet": outlet,
-            "region": region,
-            "status": "shipped",
-            "seal_no": seal_no,
-            "carrier": carrier,
-            "manifest": manifest,
-            "opened_at": now,
-            "sealed_at": now,
-            "shipped_at": now,
-        },
+def overdue(tx: Tx, *, shipped_before: Mapping[str, datetime], limit: int = 200) -> list[Record]:
+    """Bundles that were shipped before their region's time and that nobody has signed for or been told of; locked."""
+    found: list[Record] = []
+    for region, before in shipped_before.items():
+        found += tx.conn.execute(
+            select(t.bundles)
+            .where(b.status == "shipped", b.alerted_at.is_(None), b.region == region, b.shipped_at <= before)
+            .order_by(b.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        ).all()
+    return found
+
+
+def close_received(tx: Tx, *, now: datetime, limit: int) -> int:
+    """Close bundles that were received and have no open discrepancy (those are disputed). Returns how many."""
+    done = select(b.id).where(b.status == "received").order_by(b.id).limit(limit).with_for_update(skip_locked=True)
+    picked = done.cte("picked")
+    closed = update(t.bundles).where(b.id.in_(select(picked.c.id))).values(status="closed", closed_at=now)
+    return len(tx.conn.execute(closed.returning(b.id)).all())
+
+
+def cards_by_serial(tx: Tx, serials: Sequence[str]) -> dict[str, Record]:
+    """Cards by the serial of their blank. Whoever moves them holds their applications."""
+    asked = given(tx, Column("serial", Text))
+    rows = tx.conn.execute(
+        select(t.cards).where(c.blank_serial.in_(select(asked.c.serial))).order_by(c.id),
+        {"given": params([{"serial": serial} for serial in serials])},
     )
-    return bundle_id
+    return {row.blank_serial: row for row in rows}
+
+
+def mark_cards(tx: Tx, card_ids: Sequence[str], **columns: Any) -> None:
+    """Change cards whose applications the caller has locked, all in the same way."""
+    if card_ids:
+        asked = given(tx, _ID)
+        tx.conn.execute(
+            update(t.cards).where(c.id.in_(select(asked.c.id))).values(**columns),
+            {"given": params([{"id": i} for i in card_ids])},
+        )
 
 
 def card(tx: Tx, card_id: str) -> Record | None:
@@ -241,16 +181,93 @@ def history(tx: Tx, card_id: str) -> list[Record]:
     return list(tx.conn.execute(select(t.custody_events).where(e.card_id == card_id).order_by(e.at, e.id)).all())
 
 
-def balance(tx: Tx) -> tuple[dict[str, int], dict[str, int]]:
-    """Cards by place, once by their own rows and once by the last custody event (a card without one is at the centre)."""
-    by_row = {
-        row.custody: row.n for row in tx.conn.execute(select(c.custody, func.count().label("n")).group_by(c.custody))
-    }
-    moved = select(e.card_id, e.taker).where(_is_last()).subquery()
-    place = func.coalesce(moved.c.taker, "centre")
-    rows = tx.conn.execute(
-        select(place.label("custody"), func.count().label("n"))
-        .select_from(t.cards.outerjoin(moved, moved.c.card_id == c.id))
-        .group_by(place)
+def taken_from(tx: Tx, bundle_id: str, taker: Place) -> list[Record]:
+    """What this place took out of a bundle: the events, each with its card's `blank_serial`, oldest first."""
+    query = (
+        select(t.custody_events, c.blank_serial)
+        .join(t.cards, c.id == e.card_id)
+        .where(e.bundle_id == bundle_id, e.taker == taker.custody, e.taker_place == taker.place)
+        .order_by(e.id)
     )
-    return by_row, {row.custody: row.n for row in rows}
+    return list(tx.conn.execute(query).all())
+
+
+def balance(tx: Tx, *, by_place: bool = False) -> tuple[dict[str, int], dict[str, int]]:
+    """Cards by custody, once by their own rows and once by the last custody event (a card without one is at the centre).
+
+    `by_place`: by which centre, courier, outlet too, as `outlet/<id>`.
+    """
+    rows = tx.conn.execute(select(c.custody, c.place, func.count().label("n")).group_by(c.custody, c.place))
+    moved = select(e.card_id, e.taker, e.taker_place).where(_is_last()).subquery()
+    custody = func.coalesce(moved.c.taker, CENTRE.custody).label("custody")
+    place = func.coalesce(moved.c.taker_place, CENTRE.place).label("place")
+    last = select(custody, place).select_from(t.cards.outerjoin(moved, moved.c.card_id == c.id)).subquery()
+    by_event = tx.conn.execute(
+        select(last.c.custody, last.c.place, func.count().label("n")).group_by(last.c.custody, last.c.place)
+    )
+    return _summed(rows, by_place), _summed(by_event, by_place)
+
+
+def _summed(rows: Iterable[Record], by_place: bool) -> dict[str, int]:
+    sums: Counter[str] = Counter()
+    for row in rows:
+        sums[f"{row.custody}/{row.place}" if by_place else row.custody] += row.n
+    return dict(sums)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verified:
+    """What a walk along every card's events found; `broken` names the first cards at fault and what is wrong with them."""
+
+    cards: int
+    events: int
+    faults: int
+    broken: tuple[tuple[str, str], ...]
+
+
+def verify(tx: Tx, *, named: int = 20) -> Verified:
+    """Walk every card's chain: signed by this installation, unbroken, each giver the former taker, the last taker the row's place."""
+    names = ("id", "at", "giver", "giver_place", "taker", "taker_place", "bundle_id", "seal_no", "given_by", "taken_by")
+    columns = [e[name] for name in (*names, "previous", "signature")]
+    query = (
+        select(c.id.label("card_id"), c.custody, c.place, *columns)
+        .select_from(t.cards.outerjoin(t.custody_events, e.card_id == c.id))
+        .order_by(c.id, e.id)
+    )
+    cards = events = faults = 0
+    broken: list[tuple[str, str]] = []
+    for card_id, rows in groupby(tx.conn.execute(query).yield_per(1000), key=lambda row: row.card_id):
+        steps = list(rows)
+        cards += 1
+        events += sum(step.id is not None for step in steps)
+        if (problem := _broken(tx, steps)) is not None:
+            faults += 1
+            broken += [(card_id, problem)] if len(broken) < named else []
+    return Verified(cards=cards, events=events, faults=faults, broken=tuple(broken))
+
+
+def _broken(tx: Tx, steps: Sequence[Record]) -> str | None:
+    """What is wrong with a card's events, or None."""
+    after = {step.previous: step for step in steps if step.id is not None}
+    at, last, walked = CENTRE, None, 0
+    for step in _chained(after):
+        if (step.giver, step.giver_place) != (at.custody, at.place):
+            return f"giver of {step.id} is not the former taker"
+        event = {name: value for name, value in step._asdict().items() if name not in ("custody", "place", "signature")}
+        if not tx.sealer.signed(_signed_part(event), bytes(step.signature)):
+            return f"signature of {step.id}"
+        at, last, walked = Place(step.taker, step.taker_place), step, walked + 1
+    if walked != sum(step.id is not None for step in steps):
+        return f"chain ends at {last.id if last is not None else 'its beginning'}"
+    row = steps[0]
+    return None if (row.custody, row.place) == (at.custody, at.place) else "card is not where its last event took it"
+
+
+def _chained(after: Mapping[str | None, Record]) -> Iterator[Record]:
+    """Events in their order: each names the one before; the first names none."""
+    step = after.get(None)
+    for _ in after:
+        if step is None:
+            return
+        yield step
+        step = after.get(step.id)

@@ -13,13 +13,13 @@ from typing import Any
 from sqlalchemy import Column, Text, update
 
 from pipeline.errors import Defect
-from pipeline.stages.account import AccountOpened, BankCall, CallSettled
+from pipeline.stages.account import AccountOpened, BankCall, CallSettled, CardBound
 from pipeline.stages.base import Fact, Intent, Need, RegisterFacts
 from pipeline.stages.collection import CollectBy, Emit, TimerFired, TimerSet
 from pipeline.stages.dispatch import Packed
 from pipeline.stages.personalisation import BlankQuarantined, BlankReturned, BlankSpoiled, CardProduced, TakeBlank
 from pipeline.stages.photo import PhotoJudged
-from pipeline.store import accounts, custody, outbox, photos, stock, timers
+from pipeline.store import accounts, outbox, packing, photos, stock, timers
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx, given, params
 from pipeline.store.types import Instant
@@ -105,9 +105,10 @@ _WRITERS: tuple[tuple[tuple[type[Fact], ...], Callable[..., None]], ...] = (
     ((PhotoJudged,), photos.write),
     ((CallSettled,), accounts.write_settled),
     ((AccountOpened,), accounts.write_opened),
+    ((CardBound,), accounts.write_bound),
     ((BlankSpoiled, BlankReturned, BlankQuarantined), stock.write_blanks),
     ((CardProduced,), stock.write_cards),
-    ((Packed,), custody.write_packed),
+    ((Packed,), packing.write_packed),
     ((CollectBy,), _collect_by),
     ((TimerFired,), _fired),
     ((TimerSet,), _clocks),

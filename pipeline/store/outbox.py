@@ -12,7 +12,7 @@ from datetime import datetime
 from sqlalchemy import func, insert, select, update
 
 from pipeline.events import Event
-from pipeline.identifiers import new_id
+from pipeline.identifiers import id_floor, new_id
 from pipeline.ports import OutgoingEvent
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx
@@ -76,6 +76,12 @@ def feed(tx: Tx, *, after: int, limit: int, outlet: str | None = None, types: Se
     rows = tx.conn.execute(query).all()
     events = tuple(OutgoingEvent(id=r.id, type=r.type, subject=r.subject, outlet=r.outlet, body=r.body) for r in rows)
     return Page(events, rows[-1].position if rows else after)
+
+
+def last_before(tx: Tx, at: datetime) -> int:
+    """The position of the newest event made before a time; 0 when there is none."""
+    row = select(o.position).where(o.id < id_floor("evt_", at), o.position.is_not(None)).order_by(o.id.desc()).limit(1)
+    return tx.conn.execute(row).scalar() or 0
 
 
 def waiting(tx: Tx) -> tuple[int, datetime | None]:

@@ -43,6 +43,7 @@ from pipeline.stages.personalisation import (
     CardProduced,
     TakeBlank,
 )
+from pipeline.store import bank_desk
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx, given, on_conflict_nothing, params, upserting
 from pipeline.store.types import Instant, Record
@@ -58,6 +59,8 @@ c = t.cards.c
 j = t.production_jobs.c
 e = t.blank_ledger.c
 
+IN_FORCE = ("produced", "issued", "active", "frozen")
+"""Statuses of cards that their person has or will get."""
 UNSETTLED = ("reserved", "encoding", "quarantined")
 """Bound to an application, and the end is open."""
 
@@ -185,6 +188,7 @@ _AFTER: Mapping[str, str] = {
     "untouched": "stocked",
     "quarantined": "quarantined",
     "bound": "bound",
+    "voided": "voided",
     "spoiled": "spoiled",
     "returned": "stocked",
     "missing": "missing",
@@ -283,7 +287,10 @@ def give_back(tx: Tx, serials: Sequence[str], *, location: str, act: Act) -> Non
 
 
 def write_off(tx: Tx, serials: Sequence[str], event: str, act: Act) -> None:
-    """Blanks that will not become cards: `spoiled`, `missing`, `found`, `destroyed`. The problem is why the first time."""
+    """Blanks that will not become cards, or whose card is no longer one: `spoiled`, `missing`, `found`, `voided`, `destroyed`.
+
+    The problem is why the first time.
+    """
     _write_down(tx, serials, event, act)
     _change(tx, serials, now=act.at, state=_AFTER[event], problem=func.coalesce(b.problem, act.reason))
 
@@ -566,11 +573,11 @@ _EVENT: Mapping[type, str] = {BlankSpoiled: "spoiled", BlankReturned: "untouched
 
 
 def cards_of(tx: Tx, application_ids: Sequence[str]) -> Mapping[str, CardFact]:
-    """By application: its unvoided card."""
+    """By application: its card, if that is neither voided nor destroyed."""
     asked = given(tx, _ID)
     rows = tx.conn.execute(
         select(c.application_id, c.id, c.blank_serial, c.custody, c.place, c.bundle_id).where(
-            c.application_id.in_(select(asked.c.id)), c.status != "voided"
+            c.application_id.in_(select(asked.c.id)), c.status.not_in(("voided", "destroyed"))
         ),
         {"given": params([{"id": i} for i in application_ids])},
     )
@@ -583,15 +590,33 @@ def cards_of(tx: Tx, application_ids: Sequence[str]) -> Mapping[str, CardFact]:
 
 
 def holders_with_card(tx: Tx, application_ids: Sequence[str]) -> frozenset[str]:
-    """Applications whose person holds a card of another application that is in force."""
+    """Applications whose person holds a card of another application that is in force, and that was not given up (SG-10)."""
     asked = given(tx, _ID)
+    other = t.applications.alias("other")
     rows = tx.conn.execute(
         select(a.id)
         .join(t.cards, and_(c.person_id == a.person_id, c.card_type == a.card_type, c.application_id != a.id))
-        .where(a.id.in_(select(asked.c.id)), c.status.in_(("produced", "issued", "active", "frozen"))),
+        .join(other, other.c.id == c.application_id)
+        .where(
+            a.id.in_(select(asked.c.id)),
+            c.status.in_(IN_FORCE),
+            func.coalesce(other.c.ending, "") != "abandoned",
+        ),
         {"given": params([{"id": i} for i in application_ids])},
     ).scalars()
     return frozenset(rows)
+
+
+def newer_card(tx: Tx, card: Record) -> bool:
+    """Whether the person of a card has another one in force that was made later."""
+    later = select(c.id).where(
+        c.person_id == card.person_id,
+        c.card_type == card.card_type,
+        c.application_id != card.application_id,
+        c.id > card.id,
+        c.status.in_(IN_FORCE),
+    )
+    return bool(tx.conn.execute(select(exists(later))).scalar())
 
 
 def write_cards(tx: Tx, facts: Sequence[CardProduced], *, now: datetime) -> None:
@@ -638,6 +663,7 @@ def write_cards(tx: Tx, facts: Sequence[CardProduced], *, now: datetime) -> None
         ),
         {"given": params(values), "now": now},
     )
+    bank_desk.tell_produced(tx, [str(card["id"]) for card in values], now=now)
     serials = [f.serial for f in facts]
     _change(tx, serials, now=now, state="bound", problem=None)
     _write_down(tx, serials, "bound", Act(at=now))

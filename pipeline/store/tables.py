@@ -325,6 +325,7 @@ external_calls = Table(
     Column("card_id", Text, ForeignKey("cards.id")),
     Column("seq", Integer),
     Column("next_try_at", Instant),
+    Column("expected_by", Instant),
     Column("lease_token", Text),
     Column("lease_until", Instant),
     Column("held", Boolean, nullable=False, default=False),
@@ -374,6 +375,15 @@ Index(
     sqlite_where=text("status = 'open'"),
 )
 
+# How far each bank's late replies were read (`ports.LateReplies.cursor`).
+bank_cursors = Table(
+    "bank_cursors",
+    metadata,
+    Column("bank_code", Text, primary_key=True),
+    Column("cursor", Text, nullable=False),
+    Column("at", Instant, nullable=False),
+)
+
 # Batch files of banks that exchange files: what goes out and what came back. The bytes of a file lie in the object store, encrypted.
 bank_files = Table(
     "bank_files",
@@ -381,6 +391,7 @@ bank_files = Table(
     Column("id", Text, primary_key=True),
     Column("bank_code", Text, nullable=False),
     Column("direction", Text, nullable=False),
+    Column("batch", Text),
     Column("file", Text, nullable=False),
     Column("sha256", Text, nullable=False),
     Column("rows", Integer, nullable=False),
@@ -393,8 +404,18 @@ bank_files = Table(
     _one_of("direction", ("out", "in")),
     _one_of("state", ("written", "sent", "read", "refused")),
     CheckConstraint("state <> 'refused' OR problem IS NOT NULL", name="explained"),
+    CheckConstraint("direction <> 'out' OR (batch IS NOT NULL AND state <> 'refused')", name="ours"),
 )
-# One instruction in a file: taken into no file yet, sent in one, answered. `seq` is the order in which answers became known.
+Index(
+    "uq_bank_files_batch",
+    bank_files.c.bank_code,
+    bank_files.c.batch,
+    unique=True,
+    postgresql_where=text("direction = 'out'"),
+    sqlite_where=text("direction = 'out'"),
+)
+# One instruction in a file: taken into no file yet, sent in one, answered. `answered_seq` is the order in which answers became known;
+# the answer stands sealed beside what was asked. `blind_index`: of the document's number, for files that name people and no keys.
 bank_file_rows = Table(
     "bank_file_rows",
     metadata,
@@ -404,8 +425,8 @@ bank_file_rows = Table(
     Column("row_no", Integer),
     Column("state", Text, nullable=False),
     Column("digest", LargeBinary, nullable=False),
+    Column("blind_index", LargeBinary, nullable=False),
     Column("sealed", LargeBinary, nullable=False),
-    Column("reply", LargeBinary),
     Column("answered_seq", BigInteger, unique=True),
     Column("taken_at", Instant, nullable=False),
     Column("expected_by", Instant, nullable=False),
@@ -413,8 +434,10 @@ bank_file_rows = Table(
     UniqueConstraint("file_id", "row_no"),
     _one_of("state", ("taken", "sent", "accepted", "answered")),
     CheckConstraint("(state = 'taken') = (file_id IS NULL)", name="filed"),
-    CheckConstraint("(state = 'answered') = (reply IS NOT NULL)", name="answered"),
+    CheckConstraint("(state = 'answered') = (answered_seq IS NOT NULL AND answered_at IS NOT NULL)", name="answered"),
 )
+Index("ix_bank_file_rows_person", bank_file_rows.c.bank_code, bank_file_rows.c.blind_index)
+Index("ix_bank_file_rows_answered", bank_file_rows.c.bank_code, bank_file_rows.c.answered_at)
 Index(
     "ix_bank_file_rows_taken",
     bank_file_rows.c.bank_code,
@@ -467,7 +490,7 @@ blanks = Table(
     Column("received_at", Instant, nullable=False),
     Column("changed_at", Instant, nullable=False),
     Column("problem", Text),
-    _one_of("state", ("stocked", *BLANK_BOUND, "spoiled", "missing", "test", "destroyed")),
+    _one_of("state", ("stocked", *BLANK_BOUND, "voided", "spoiled", "missing", "test", "destroyed")),
     CheckConstraint(
         "state NOT IN ('reserved', 'encoding', 'quarantined', 'bound') OR (job_id IS NOT NULL"
         " AND (application_id IS NOT NULL OR state = 'quarantined'))",
@@ -504,6 +527,7 @@ BLANK_EVENTS = (
     "untouched",
     "quarantined",
     "bound",
+    "voided",
     "spoiled",
     "returned",
     "missing",
@@ -566,7 +590,7 @@ encoders = Table(
 
 PLACES = ("centre", "courier", "outlet", "unit", "holder", "bank", "lost", "destroyed")
 """Where a card can be. `lost`: searched for and given up, with the bundle's discrepancy settled; it may yet be found."""
-RETURN_REASONS = ("uncollected", "misrouted", "damaged", "refused", "wrong_data", "unreadable")
+RETURN_REASONS = ("uncollected", "recalled", "misrouted", "damaged", "refused", "wrong_data", "unreadable")
 cards = Table(
     "cards",
     metadata,
@@ -598,8 +622,8 @@ Index(
     "uq_cards_unvoided",
     cards.c.application_id,
     unique=True,
-    postgresql_where=text("status <> 'voided'"),
-    sqlite_where=text("status <> 'voided'"),
+    postgresql_where=text("status NOT IN ('voided', 'destroyed')"),
+    sqlite_where=text("status NOT IN ('voided', 'destroyed')"),
 )
 Index(
     "uq_cards_chip",
@@ -785,6 +809,7 @@ hand_overs = Table(
     Column("sealed", LargeBinary, nullable=False),
     Column("collected_at", Instant, nullable=False),
     Column("actor", Text, nullable=False),
+    Column("key", Text, unique=True),
     Column("status_before", Text, nullable=False),
     Column("reverted_at", Instant),
     Column("reverted_by", Text),
@@ -811,14 +836,26 @@ fees = Table(
     Column("amount_fen", Integer, nullable=False),
     Column("rule", Text, nullable=False),
     Column("status", Text, nullable=False),
+    Column("method", Text),
     Column("receipt_no", Text),
     Column("ground", Text),
     Column("evidence", Text),
     Column("created_at", Instant, nullable=False),
     Column("settled_at", Instant),
     Column("settled_by", Text),
+    Column("refunded_at", Instant),
+    Column("refunded_by", Text),
+    Column("refund_no", Text),
     UniqueConstraint("application_id", "kind"),
     _one_of("status", ("due", "paid", "waived", "refunded")),
+    _one_of("method", ("bank", "cash", "online")),
+    CheckConstraint("(status = 'due') = (settled_at IS NULL)", name="settled"),
+    CheckConstraint("status NOT IN ('paid', 'refunded') OR receipt_no IS NOT NULL", name="receipt"),
+    CheckConstraint("status <> 'waived' OR (ground IS NOT NULL AND evidence IS NOT NULL)", name="evidence"),
+    CheckConstraint(
+        "(status = 'refunded') = (refunded_at IS NOT NULL) AND (refunded_at IS NULL) = (refund_no IS NULL)",
+        name="refunded",
+    ),
     CheckConstraint("amount_fen >= 0", name="amount"),
 )
 
@@ -883,12 +920,25 @@ outlet_queues = Table(
     _one_of("state", ("enabled", "disabled")),
 )
 
+# What an outlet's command was answered, in the transaction of its effect: the same message again gets the same answer.
+command_answers = Table(
+    "command_answers",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("key", Text, primary_key=True),
+    Column("digest", LargeBinary, nullable=False),
+    Column("answer", Json, nullable=False),
+    Column("created_at", Instant, nullable=False),
+)
+Index("ix_command_answers_created_at", command_answers.c.created_at)
+
 # An outlet's webhook. `position`: events of the feed up to here have become deliveries. `sealed` holds its signing keys.
 webhook_endpoints = Table(
     "webhook_endpoints",
     metadata,
     Column("id", Text, primary_key=True),
     Column("outlet", Text, nullable=False),
+    Column("region", Text, nullable=False),
     Column("url", Text, nullable=False),
     Column("types", Json, nullable=False),
     Column("signature", Text, nullable=False),
@@ -958,7 +1008,7 @@ delivery_attempts = Table(
     Column("problem", Text),
     Column("request_headers", Json, nullable=False),
     Column("response_headers", Json),
-    Column("response", LargeBinary),
+    Column("response", Text),
     Column("dns_ms", Integer),
     Column("connect_ms", Integer),
     Column("http_ms", Integer),

@@ -11,7 +11,7 @@ from sqlalchemy import Column, Text, bindparam, exists, select, true, update
 from pipeline.identifiers import new_id
 from pipeline.stages.base import TimerFact
 from pipeline.store import tables as t
-from pipeline.store.engine import Tx, given, on_conflict_nothing, params
+from pipeline.store.engine import Tx, given, params, upserting
 from pipeline.store.types import Instant
 
 m = t.timers.c
@@ -22,17 +22,25 @@ _LIVE = (m.fired_at.is_(None), m.cancelled_at.is_(None))
 
 
 def start(tx: Tx, clocks: Sequence[tuple[str, str, datetime]], *, now: datetime) -> None:
-    """Start clocks: (application, kind, due). One that runs already is left alone."""
+    """Start clocks: (application, kind, due). One that runs already, or has fired, is left alone; one that was stopped goes on."""
     if not clocks:
         return
     rows = given(tx, *_ROW)
     values = [
         {"id": new_id("tmr_", now=now, random=tx.random), "application_id": i, "kind": kind, "due_at": due}
-        for i, kind, due in clocks
+        for i, kind, due in dict.fromkeys(clocks)  # PostgreSQL does not touch a row twice in one statement
     ]
     names = [column.name for column in _ROW]
     source = select(*(rows.c[name] for name in names)).where(true())
-    tx.conn.execute(on_conflict_nothing(tx, t.timers).from_select(names, source), {"given": params(values)})
+    statement = upserting(tx, t.timers).from_select(names, source)
+    tx.conn.execute(
+        statement.on_conflict_do_update(
+            index_elements=[m.application_id, m.kind, m.due_at],
+            set_={"cancelled_at": None},
+            where=m.cancelled_at.is_not(None),
+        ),
+        {"given": params(values)},
+    )
 
 
 def due_for(tx: Tx, ids: Sequence[str], *, now: datetime) -> Mapping[str, tuple[TimerFact, ...]]:
@@ -69,6 +77,15 @@ def cancel(tx: Tx, application_ids: Sequence[str], *, now: datetime, kinds: Sequ
     tx.conn.execute(
         statement.values(cancelled_at=bindparam("now", type_=Instant)),
         {"given": params([{"id": i} for i in application_ids]), "now": now},
+    )
+
+
+def resume(tx: Tx, application_id: str, *, cancelled_at: datetime) -> None:
+    """Clocks that an act stopped, and that was taken back, run again with their old due dates."""
+    tx.conn.execute(
+        update(t.timers)
+        .where(m.application_id == application_id, m.cancelled_at == cancelled_at, m.fired_at.is_(None))
+        .values(cancelled_at=None)
     )
 
 

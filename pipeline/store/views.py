@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import func, select
+from sqlalchemy import and_, exists, func, or_, select
 
 from pipeline.application import LANES
 from pipeline.states import STAGES
@@ -16,6 +16,7 @@ from pipeline.store.types import Record
 
 a = t.applications.c
 s = t.submissions.c
+n = t.notices.c
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,9 +151,12 @@ def history(tx: Tx, application_id: str) -> list[Record]:
 
 
 def card_row(tx: Tx, application_id: str) -> Record | None:
-    """The application's unvoided card."""
+    """The application's card that is neither void nor destroyed; of an application that ended with its destruction, that one."""
     c = t.cards.c
-    return tx.conn.execute(select(t.cards).where(c.application_id == application_id, c.status != "voided")).first()
+    ended = exists(select(a.id).where(a.id == c.application_id, a.status == "destroyed"))
+    its = or_(c.status.not_in(("voided", "destroyed")), and_(c.status == "destroyed", ended))
+    query = select(t.cards).where(c.application_id == application_id, its).order_by(c.id.desc()).limit(1)
+    return tx.conn.execute(query).first()
 
 
 def card_of_chip(tx: Tx, chip_id: str) -> Record | None:
@@ -178,7 +182,7 @@ def at_outlet(tx: Tx, outlet: str, *, statuses: Sequence[str]) -> list[Record]:
             )
             .join(t.applications, a.id == c.application_id)
             .join(t.submissions, s.id == a.id)
-            .where(c.custody == "outlet", c.place == outlet, a.status.in_(statuses))
+            .where(c.custody == "outlet", c.place == outlet, c.status != "voided", a.status.in_(statuses))
             .order_by(c.id)
         ).all()
     )
@@ -215,5 +219,67 @@ def fees_due(tx: Tx, application_id: str) -> int:
 def ever_delivered(tx: Tx) -> int:
     """How often an application was delivered to its outlet."""
     h = t.transitions.c
-    query = select(func.count()).select_from(t.transitions).where(h.to == "delivered", h.frm != "delivered")
+    query = (
+        select(func.count())
+        .select_from(t.transitions)
+        .where(h.to == "delivered", h.frm.not_in(("delivered", "collected")))
+    )
     return tx.conn.execute(query).scalar_one()
+
+
+def bundles(tx: Tx) -> list[Record]:
+    """Bundles by direction and status."""
+    b = t.bundles.c
+    return list(
+        tx.conn.execute(
+            select(b.direction, b.status, func.count().label("n"))
+            .group_by(b.direction, b.status)
+            .order_by(b.direction.desc(), b.status)
+        ).all()
+    )
+
+
+def cards_by_place(tx: Tx) -> dict[str, int]:
+    """Cards by whose custody they are in."""
+    c = t.cards.c
+    rows = tx.conn.execute(select(c.custody, func.count().label("n")).group_by(c.custody).order_by(c.custody))
+    return {row.custody: row.n for row in rows}
+
+
+def open_discrepancies(tx: Tx) -> dict[str, int]:
+    """What bundles held beyond or short of their lists and is not settled, by kind."""
+    d = t.discrepancies.c
+    rows = tx.conn.execute(select(d.kind, func.count().label("n")).where(d.state == "open").group_by(d.kind))
+    return {row.kind: row.n for row in rows}
+
+
+def counter(tx: Tx) -> dict[str, int]:
+    """What happened at the counters: notices given, hand-overs that stand, hand-overs that were undone."""
+    h = t.hand_overs.c
+    told = select(func.count(n.application_id.distinct())).select_from(t.notices).scalar_subquery()
+    stand = select(func.count()).select_from(t.hand_overs).where(h.reverted_at.is_(None)).scalar_subquery()
+    undone = select(func.count()).select_from(t.hand_overs).where(h.reverted_at.is_not(None)).scalar_subquery()
+    row = tx.conn.execute(select(told.label("told"), stand.label("stand"), undone.label("undone"))).one()
+    return {"notices": row.told, "hand_overs": row.stand, "undone": row.undone}
+
+
+def deliveries(tx: Tx) -> dict[str, int]:
+    """Deliveries to webhooks by state."""
+    d = t.deliveries.c
+    rows = tx.conn.execute(select(d.state, func.count().label("n")).group_by(d.state))
+    return {row.state: row.n for row in rows}
+
+
+def channels(tx: Tx) -> dict[str, int]:
+    """Webhooks and outlet queues: how many are enabled, disabled, and refused by the broker at present."""
+    w, q = t.webhook_endpoints.c, t.outlet_queues.c
+    found = {
+        f"webhooks_{row.state}": row.n
+        for row in tx.conn.execute(select(w.state, func.count().label("n")).group_by(w.state))
+    }
+    found |= {
+        f"queues_{row.state}": row.n
+        for row in tx.conn.execute(select(q.state, func.count().label("n")).group_by(q.state))
+    }
+    refused = select(func.count()).select_from(t.outlet_queues).where(q.refused_since.is_not(None))
+    return found | {"queues_refused": tx.conn.execute(refused).scalar_one()}

@@ -1,67 +1,185 @@
-"""`zhika bundle`: boxes of cards on their way."""
+"""`zhika bundle`: boxes of cards on their way, out to outlets and back to the centre."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import typer
 
-from producers.cli.terminal import (
-    DataDir,
-    actor,
-    installation_of,
-    plain,
-    print_json,
-)
+from pipeline.errors import NotFound
+from producers.cli.terminal import DataDir, actor, installation_of, plain, print_json
 
 bundle_app = typer.Typer(no_args_is_help=True, help="Bundles of cards.", rich_markup_mode=None)
 
+By = Annotated[str | None, typer.Option("--by", help="who does it; the user of this machine unless named")]
+Id = Annotated[str, typer.Argument(metavar="ID")]
+Outlet = Annotated[str, typer.Option(help="the outlet")]
+Seal = Annotated[str, typer.Option("--seal", help="the number on the seal")]
+Carrier = Annotated[str, typer.Option(help="the courier")]
+Note = Annotated[str | None, typer.Option("--carrier-ref", help="number of the consignment note")]
+Cards = Annotated[
+    list[str] | None,
+    typer.Option("--card", help="a card that is there, by id or serial; all others when none is named"),
+]
+Missing = Annotated[list[str] | None, typer.Option("--missing", help="a card that is not there, by id or serial")]
+Extra = Annotated[list[str] | None, typer.Option("--extra", help="serial of a card that is not on the list")]
+Damaged = Annotated[list[str] | None, typer.Option("--damaged", help="a damaged card, by id or serial")]
+Broken = Annotated[bool, typer.Option("--seal-broken", help="the seal has the right number, but is broken")]
+
 
 @bundle_app.command("list")
-def bundle_list(status_: Annotated[str, typer.Option("--status")] = "sealed", data: DataDir = None) -> None:
+def bundle_list(
+    status_: Annotated[str, typer.Option("--status")] = "sealed",
+    direction: Annotated[str | None, typer.Option(help="out or back")] = None,
+    outlet: Annotated[str | None, typer.Option()] = None,
+    data: DataDir = None,
+) -> None:
     """Bundles of a status, one JSON object a line."""
     from pipeline.store import custody
 
     with installation_of(data).store.transaction() as tx:
-        for row in custody.bundles(tx, status=status_):
+        for row in custody.bundles(tx, status=status_, direction=direction, outlet=outlet):
             print(json.dumps(row._asdict(), ensure_ascii=False, default=plain))
 
 
+@bundle_app.command("show")
+def bundle_show(bundle_id: Id, data: DataDir = None) -> None:
+    """A bundle with its packing list, the cards in it and its discrepancies."""
+    from pipeline.store import custody, discrepancies
+
+    with installation_of(data).store.transaction() as tx:
+        bundle = custody.bundle(tx, bundle_id)
+        if bundle is None:
+            raise NotFound(f"没有卡箱 {bundle_id}", f"no such bundle: {bundle_id}")
+        cards = custody.cards_in(tx, bundle_id)
+        found = discrepancies.listing(tx, bundle_id=bundle_id)
+    names = ("id", "blank_serial", "application_id", "slot", "status", "custody", "place", "return_reason")
+    listed = [{name: getattr(card, name) for name in names} for card in cards]
+    print_json({**bundle._asdict(), "cards": listed, "discrepancies": [row._asdict() for row in found]})
+
+
+@bundle_app.command("pack")
 @bundle_app.command("seal")
-def bundle_seal(bundle_id: Annotated[str, typer.Argument(metavar="ID")], data: DataDir = None) -> None:
-    """Close a bundle before its time."""
+def bundle_seal(bundle_id: Id, by: By = None, data: DataDir = None) -> None:
+    """Close a bundle before its time; prints the number of its seal."""
     from pipeline.services import bundles
 
-    print(bundles.seal_now(installation_of(data).context, bundle_id, actor=actor()))
+    print(bundles.seal_now(installation_of(data).context, bundle_id, actor=by or actor()))
 
 
 @bundle_app.command("ship")
 def bundle_ship(
-    bundle_id: Annotated[str, typer.Argument(metavar="ID")],
-    carrier: Annotated[str, typer.Option()] = "courier_1",
-    data: DataDir = None,
+    bundle_id: Id, carrier: Carrier = "courier_1", carrier_ref: Note = None, by: By = None, data: DataDir = None
 ) -> None:
-    """The courier takes a sealed bundle."""
+    """The courier takes a sealed bundle; prints how many cards."""
     from pipeline.services import bundles
 
-    print(bundles.ship(installation_of(data).context, bundle_id, carrier=carrier, actor=actor()))
+    context = installation_of(data).context
+    print(bundles.ship(context, bundle_id, carrier=carrier, carrier_ref=carrier_ref, actor=by or actor()))
 
 
 @bundle_app.command("receive")
 def bundle_receive(
-    bundle_id: Annotated[str, typer.Argument(metavar="ID")],
-    outlet: Annotated[str, typer.Option()],
-    seal_no: Annotated[str, typer.Option("--seal")],
-    card: Annotated[list[str] | None, typer.Option(help="a card that is there; all of them when none is named")] = None,
+    bundle_id: Id,
+    outlet: Outlet,
+    seal_no: Seal,
+    card: Cards = None,
+    missing: Missing = None,
+    extra: Extra = None,
+    damaged: Damaged = None,
+    seal_broken: Broken = False,
+    by: By = None,
     data: DataDir = None,
 ) -> None:
-    """The outlet signs for a bundle."""
-    from dataclasses import asdict
-
+    """The outlet signs for a bundle. What differs opens discrepancies; later cards are signed for in the same way."""
     from pipeline.services import bundles
 
-    receipt = bundles.receive(
-        installation_of(data).context, bundle_id, outlet=outlet, seal_no=seal_no, received=card or None, actor=actor()
-    )
+    told = _told(card, missing, extra, damaged, seal_broken)
+    context = installation_of(data).context
+    receipt = bundles.receive(context, bundle_id, outlet=outlet, seal_no=seal_no, actor=by or actor(), **told)
     print_json(asdict(receipt))
+
+
+@bundle_app.command("settle")
+def bundle_settle(
+    discrepancy: Annotated[str, typer.Argument(metavar="DISCREPANCY")],
+    resolution: Annotated[
+        str, typer.Option("--as", help="arrived, lost, sent_back, forwarded, not_ours or accepted; the kind says which")
+    ],
+    note: Annotated[str, typer.Option(help="what was found; nothing of persons")] = "",
+    by: By = None,
+    data: DataDir = None,
+) -> None:
+    """Settle a discrepancy; prints how its bundle stands now."""
+    from pipeline.services import discrepancies
+
+    context = installation_of(data).context
+    print(discrepancies.settle(context, discrepancy, resolution=resolution, actor=by or actor(), note=note))
+
+
+@bundle_app.command("close")
+def bundle_close(bundle_id: Id, by: By = None, data: DataDir = None) -> None:
+    """A received bundle is done with; refused while a discrepancy is open."""
+    from pipeline.services import bundles
+
+    bundles.close(installation_of(data).context, bundle_id, actor=by or actor())
+
+
+@bundle_app.command("return")
+def bundle_return(
+    cards: Annotated[list[str], typer.Argument(metavar="CARD...", help="cards that were called back or set aside")],
+    outlet: Outlet,
+    seal_no: Seal,
+    carrier: Carrier = "courier_1",
+    carrier_ref: Note = None,
+    by: By = None,
+    data: DataDir = None,
+) -> None:
+    """The courier takes cards back from an outlet; prints the bundle."""
+    from pipeline.services import returns
+
+    sent = {"outlet": outlet, "seal_no": seal_no, "carrier": carrier, "carrier_ref": carrier_ref}
+    print(returns.send_back(installation_of(data).context, cards, actor=by or actor(), **sent))  # type: ignore[arg-type]
+
+
+@bundle_app.command("receive-back")
+def bundle_receive_back(
+    bundle_id: Id,
+    seal_no: Seal,
+    card: Cards = None,
+    missing: Missing = None,
+    extra: Extra = None,
+    damaged: Damaged = None,
+    seal_broken: Broken = False,
+    by: By = None,
+    data: DataDir = None,
+) -> None:
+    """The centre signs for cards that come back."""
+    from pipeline.services import returns
+
+    told = _told(card, missing, extra, damaged, seal_broken)
+    context = installation_of(data).context
+    receipt = returns.receive_back(context, bundle_id, seal_no=seal_no, actor=by or actor(), **told)
+    print_json(asdict(receipt))
+
+
+@bundle_app.command("receipt")
+def bundle_receipt(bundle_id: Id, data: DataDir = None) -> None:
+    """The centre's signed receipt for a bundle that came back."""
+    from pipeline.services import returns
+
+    print_json(returns.receipt(installation_of(data).context, bundle_id))
+
+
+def _told(
+    card: list[str] | None,
+    missing: list[str] | None,
+    extra: list[str] | None,
+    damaged: list[str] | None,
+    seal_broken: bool,
+) -> dict[str, Any]:
+    """What `scan_in.Told` wants; a list that is not given is None to typer."""
+    told = {"missing": missing or (), "extra": extra or (), "damaged": damaged or ()}
+    return {**told, "received": card or None, "seal_intact": not seal_broken}

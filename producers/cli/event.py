@@ -17,16 +17,28 @@ event_app = typer.Typer(no_args_is_help=True, help="Events that left the system.
 
 @event_app.command("tail")
 def event_tail(
-    after: Annotated[int, typer.Option(min=0, help="position to go on from")] = 0,
+    after: Annotated[
+        str | None, typer.Option(help="the cursor to go on from, or a position; 0 for all there ever was")
+    ] = None,
     outlet: Annotated[str | None, typer.Option()] = None,
+    types: Annotated[str, typer.Option(help="comma-separated, e.g. card.ready,card.recalled")] = "",
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 100,
+    wait: Annotated[float, typer.Option(min=0, max=30, help="seconds to wait for an event if there is none")] = 0.0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="go on until interrupted")] = False,
     data: DataDir = None,
 ) -> None:
-    """Events in the order of the feed, one CloudEvents document a line; the next cursor on stderr."""
-    from pipeline.store import outbox
+    """Events of the last 30 days in the order of the feed, one CloudEvents document a line; the next cursor on stderr."""
+    from pipeline.services import feed
 
-    with installation_of(data).store.transaction() as tx:
-        page = outbox.feed(tx, after=after, limit=limit, outlet=outlet)
-    for event in page.events:
-        print(event.body.decode())
-    print(f"next: {page.cursor}", file=sys.stderr)
+    context = installation_of(data).context
+    wanted = [kind.strip() for kind in types.split(",") if kind.strip()]
+    cursor: str | int | None = int(after) if after is not None and after.isdecimal() else after
+    while True:
+        wait_s = feed.WAIT_S if follow else wait
+        page = feed.read(context, outlet=outlet, after=cursor, types=wanted, limit=limit, wait_s=wait_s)
+        for event in page.events:
+            print(event.body.decode(), flush=True)
+        cursor = page.cursor
+        if not follow:
+            break
+    print(f"next: {cursor}", file=sys.stderr)

@@ -21,13 +21,16 @@ from pipeline.clock import SHANGHAI
 from pipeline.errors import NotFound
 from pipeline.states import STAGES
 from producers.cli import errors
+from producers.cli.bank import bank_app
 from producers.cli.blank import blank_app
+from producers.cli.broker import broker_app
 from producers.cli.bundle import bundle_app
 from producers.cli.card import card_app
 from producers.cli.custody import custody_app
 from producers.cli.encoder import encoder_app
 from producers.cli.erase import erase_app
 from producers.cli.event import event_app
+from producers.cli.fee import fee_app
 from producers.cli.keys import keys_app
 from producers.cli.outlet import outlet_app
 from producers.cli.photo import app as photo_app
@@ -39,6 +42,7 @@ from producers.cli.terminal import plain as _plain
 from producers.cli.terminal import print_json as _print_json
 from producers.cli.terminal import settings_of as _settings
 from producers.cli.terminal import wants_json as _as_json
+from producers.cli.webhook import webhook_app
 
 app = typer.Typer(
     name="zhika",
@@ -62,11 +66,15 @@ for name, sub in (
     ("stage", stage_app),
     ("bundle", bundle_app),
     ("outlet", outlet_app),
+    ("fee", fee_app),
     ("blank", blank_app),
+    ("bank", bank_app),
     ("encoder", encoder_app),
     ("erase", erase_app),
     ("custody", custody_app),
     ("event", event_app),
+    ("broker", broker_app),
+    ("webhook", webhook_app),
     ("simulate", simulate_app),
     ("db", db_app),
     ("audit", audit_app),
@@ -222,6 +230,22 @@ def run_timers(data: DataDir = None) -> None:
     roles.run_timers(_installation(data))
 
 
+@run_app.command("bank-desk")
+def run_bank_desk(data: DataDir = None) -> None:
+    """Gives banks what is due, reads their files, compares books at night."""
+    from producers import roles
+
+    roles.run_bank_desk(_installation(data))
+
+
+@run_app.command("notifier")
+def run_notifier(data: DataDir = None) -> None:
+    """Events go to outlets' webhooks and queues; commands of outlets are taken."""
+    from producers import roles
+
+    roles.run_notifier(_installation(data))
+
+
 @run_app.command("worker")
 def run_worker(
     stages: Annotated[str, typer.Option(help="comma-separated; all of them by default")] = ",".join(STAGES),
@@ -250,16 +274,71 @@ def simulate_bank(
     ledger: Annotated[Path, typer.Option(help="the bank's books")] = Path("bank-ledger.db"),
     faults: Annotated[str, typer.Option(help="e.g. decline=0.02,timeout=0.01,late=0.05")] = "",
     seed: Annotated[int, typer.Option()] = 1,
+    tls_cert: Annotated[
+        Path | None, typer.Option(help="the bank's certificate (PEM); with it the bank speaks TLS")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option(help="its key (PEM)")] = None,
+    client_ca: Annotated[Path | None, typer.Option(help="whose clients it lets in (PEM)")] = None,
 ) -> None:
     """A cooperating bank on a port of its own."""
-    from producers.simulators.bank import serve
+    from producers.simulators.bank import Tls, serve
+    from producers.supervisor import end_with_supervisor
+
+    if load().env == "production":
+        _fail("simulators are refused in production")
+    if (tls_cert is None) != (tls_key is None) or (client_ca is not None and tls_cert is None):
+        raise typer.BadParameter("--tls-cert and --tls-key go together, and --client-ca with them")
+    tls = None if tls_cert is None or tls_key is None else Tls(cert=tls_cert, key=tls_key, client_ca=client_ca)
+    end_with_supervisor(lambda: os.kill(os.getpid(), signal.SIGTERM))
+    try:
+        serve(bind, ledger, faults, seed, tls)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+@simulate_app.command("bank-files")
+def simulate_bank_files(
+    out_dir: Annotated[Path, typer.Option("--out", help="where files to the bank are left")],
+    in_dir: Annotated[Path, typer.Option("--in", help="where the bank leaves files")],
+    ledger: Annotated[Path, typer.Option(help="the bank's books")] = Path("bank-ledger.db"),
+    bank_code: Annotated[str, typer.Option(help="whose files they are")] = "95533",
+    card_numbers: Annotated[bool, typer.Option(help="result files carry the cards' numbers")] = False,
+    faults: Annotated[str, typer.Option(help="batches struck, e.g. missing_rows=1,late=2")] = "",
+) -> None:
+    """A cooperating bank that exchanges batch files. Ends by SIGTERM."""
+    from producers.roles import stop_on_signals
+    from producers.simulators.bank_files import serve
+    from producers.supervisor import end_with_supervisor
+
+    if load().env == "production":
+        _fail("simulators are refused in production")
+    stopping = stop_on_signals()
+    end_with_supervisor(stopping.set)
+    try:
+        serve(out_dir, in_dir, ledger, bank_code=bank_code, with_cards=card_numbers, faults=faults, stopping=stopping)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--faults") from None
+
+
+@simulate_app.command("outlet")
+def simulate_outlet(
+    bind: Annotated[str, typer.Option(help="host:port")] = "127.0.0.1:8711",
+    secret_file: Annotated[
+        Path | None, typer.Option(help="keys that deliveries are verified with, whpk_… or whsec_…, one a line")
+    ] = None,
+    faults: Annotated[str, typer.Option(help="e.g. fail=0.3,reset=0.05,silent=0.01")] = "",
+    seed: Annotated[int, typer.Option()] = 1,
+) -> None:
+    """An outlet's receiver of webhooks on a port of its own."""
+    from producers.cli.webhook import keys_in
+    from producers.simulators.receiver import serve
     from producers.supervisor import end_with_supervisor
 
     if load().env == "production":
         _fail("simulators are refused in production")
     end_with_supervisor(lambda: os.kill(os.getpid(), signal.SIGTERM))
     try:
-        serve(bind, ledger, faults, seed)
+        serve(bind, keys_in(secret_file) if secret_file else (), faults, seed)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 

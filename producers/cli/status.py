@@ -15,6 +15,7 @@ from pipeline.store import control, outbox, stock, views
 from pipeline.store.types import Record
 from producers.cli.encoder import as_row, table_of
 
+_DIRECTIONS = {"out": "→ 网点 out", "back": "← 中心 back"}
 UP_S = 10.0
 """A role that gave no sign of life for so long is down."""
 
@@ -36,6 +37,12 @@ def snapshot(installation: Installation, *, version: str) -> dict[str, Any]:
         readers = encoders.listing(tx, now=now)
         calls = views.calls(tx)
         rows, since = outbox.waiting(tx)
+        bundles = views.bundles(tx)
+        places = views.cards_by_place(tx)
+        disputes = views.open_discrepancies(tx)
+        counter = views.counter(tx)
+        deliveries = views.deliveries(tx)
+        channels = views.channels(tx)
     up = [
         {"role": r.role, "up": (now - r.beat_at).total_seconds() < UP_S, "since": r.since, "pid": r.pid} for r in roles
     ]
@@ -63,6 +70,12 @@ def snapshot(installation: Installation, *, version: str) -> dict[str, Any]:
         "encoders": [as_row(reader) for reader in readers],
         "blanks": _blanks(blanks, used),
         "bank": {"pending": calls.get("pending", 0), "unknown": calls.get("unknown", 0), "done": calls.get("done", 0)},
+        "bundles": [{"direction": b.direction, "status": b.status, "bundles": b.n} for b in bundles],
+        "custody": places,
+        "discrepancies": disputes,
+        "counter": counter,
+        "deliveries": deliveries,
+        "channels": channels,
         "outbox": {"rows": rows, "lag_s": round((now - since).total_seconds(), 1) if since else 0.0},
     }
 
@@ -113,8 +126,19 @@ def render(seen: dict[str, Any]) -> list[Any]:
         others = ", ".join(f"{state} {n}" for state, n in row["states"].items() if state != "stocked")
         days = "" if row["days_left"] is None else str(row["days_left"])
         blanks.add_row(row["type"], row["location"], str(row["stocked"]), days, others)
+    bundles = Table("方向 direction", "状态 status", "卡箱 bundles", title="卡箱 Bundles")
+    for row in seen["bundles"]:
+        bundles.add_row(_DIRECTIONS[row["direction"]], row["status"], str(row["bundles"]))
+    places = Table("地点 place", "卡 cards", title="卡片所在 Custody")
+    for place, count in seen["custody"].items():
+        places.add_row(place, str(count))
     tail = (
         f"银行 bank: {seen['bank']['unknown']} 未知 unknown, {seen['bank']['pending']} 待回 pending"
-        f" · 事件 events: {seen['outbox']['rows']} · 超期 late: {seen['deadlines']['late']}"
+        f" · 事件 events: {seen['outbox']['rows']} · 超期 late: {seen['deadlines']['late']}\n"
+        f"柜台 counter: {seen['counter']['notices']} 已通知 told, {seen['counter']['hand_overs']} 已领取 handed over, "
+        f"{seen['counter']['undone']} 撤销 undone"
+        f" · 差异 discrepancies: {sum(seen['discrepancies'].values())} 未结 open"
+        f" · 推送 webhooks: {seen['deliveries'].get('delivered', 0)} 已送达 delivered, "
+        f"{seen['deliveries'].get('waiting', 0)} 待送 waiting, {seen['deliveries'].get('exhausted', 0)} 放弃 exhausted"
     )
-    return [stages, statuses, roles, table_of(seen["encoders"]), blanks, tail]
+    return [stages, statuses, roles, table_of(seen["encoders"]), blanks, bundles, places, tail]

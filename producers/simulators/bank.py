@@ -6,8 +6,9 @@
     GET  /bank/v1/ledger                    how many accounts and refusals there are
     GET  /healthz
 
-What the bank decides is `pipeline.gateways.bank_simulated`; this module only speaks HTTP, and breaks it where a fault says so.
-It writes down no request: people's data passes through bodies and ends there.
+What the bank decides is `pipeline.gateways.bank_simulated`, what it reads and writes `bank_documents`; this module only speaks
+HTTP, and breaks it where a fault says so. One server is every cooperating bank: a statement is of the bank that the request's
+`Bank-Code` names. It writes down no request: people's data passes through bodies and ends there.
 """
 
 from __future__ import annotations
@@ -18,179 +19,57 @@ import re
 import signal
 import socket
 import sqlite3
+import ssl
 import sys
 import threading
 from collections.abc import Callable, Mapping
-from datetime import UTC, date, datetime
+from dataclasses import dataclass
+from datetime import date
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from random import Random
 from socketserver import TCPServer
 from types import FrameType, TracebackType
-from typing import Any, Self, cast, get_args
+from typing import Any, Self, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from pipeline.clock import Clock, SystemClock
 from pipeline.gateways.bank_simulated import Faults, Ledger, Mishap, Record, SimulatedBank
-from pipeline.person import Agent, IdType, Person, Sex
-from pipeline.ports import BankReply, Declined, Done, Instruction, OpenAccount, Pending
+from pipeline.ports import BankReply, Pending
+from producers.simulators.bank_documents import Problem, bad_request, read_instruction, read_key, write_reply
 
 MAX_BODY_BYTES = 64 * 1024
 PAGE = 200
 IDLE_S = 60.0
 SILENCE_S = 30.0
 """How long an instruction that gets no answer keeps its connection open."""
+ANOTHER_KEY = "an-other-instructions-key"
 
 logger = logging.getLogger(__name__)
-_KEY = re.compile(r"[!-~]{1,64}")
 
 
-class Problem(Exception):
-    """The request cannot be served; `detail` names fields, never their values."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """PEM files: who the bank is, and whose clients it lets in; with `client_ca` None it asks for no certificate."""
 
-    def __init__(self, status: HTTPStatus, code: str, detail: str) -> None:
-        super().__init__(detail)
-        self.status = status
-        self.code = code
-        self.detail = detail
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
 
+    def context(self) -> ssl.SSLContext:
+        """What connections are secured with.
 
-# ------------------------------------------------------------------------------------------------------------ reading
-
-
-class _Fields:
-    """A JSON object that is read field by field; whatever is left over is refused."""
-
-    def __init__(self, value: object, pointer: str) -> None:
-        if not isinstance(value, dict):
-            raise _bad("not_an_object", f"{pointer or 'the body'} is not an object")
-        self._left: dict[str, object] = dict(value)
-        self._pointer = pointer
-
-    def take(self, name: str) -> object:
-        return self._left.pop(name, None)
-
-    def text(self, name: str, *, at_most: int, pattern: str = "", required: bool = False) -> str:
-        value = self.take(name)
-        if value is None and not required:
-            return ""
-        if not isinstance(value, str) or len(value) > at_most or (required and not value):
-            raise _bad("invalid_field", f"{self._pointer}/{name} is not a text of at most {at_most} characters")
-        if pattern and not re.fullmatch(pattern, value):
-            raise _bad("invalid_field", f"{self._pointer}/{name} is not in its format")
-        return value
-
-    def choice(self, name: str, allowed: tuple[str, ...]) -> str:
-        value = self.take(name)
-        if value not in allowed:
-            raise _bad("invalid_field", f"{self._pointer}/{name} is none of {', '.join(allowed)}")
-        return str(value)
-
-    def day(self, name: str) -> date | None:
-        value = self.take(name)
-        if value is None:
-            return None
-        try:
-            return date.fromisoformat(cast("str", value))
-        except (ValueError, TypeError):
-            raise _bad("invalid_field", f"{self._pointer}/{name} is not a date") from None
-
-    def end(self) -> None:
-        if self._left:
-            raise _bad("unknown_field", f"{self._pointer or 'the body'} has a field that is not known")
-
-
-def read_instruction(key: str, body: bytes) -> Instruction:
-    """The instruction in a body.
-
-    Raises:
-        Problem: it is not JSON, or not an instruction of this dialect.
-    """
-    try:
-        document = _Fields(json.loads(body), "")
-    except (ValueError, RecursionError):
-        raise _bad("invalid_json", "the body is not JSON") from None
-    document.choice("instruction", ("open_account",))
-    instruction = OpenAccount(
-        key=key,
-        bank_code=document.text("bank_code", at_most=20, pattern=r"[0-9A-Za-z]+", required=True),
-        branch=document.text("branch", at_most=20),
-        region=document.text("region", at_most=6, pattern=r"\d{6}", required=True),
-        holder=_person(_Fields(document.take("holder"), "/holder")),
-        guardian=_guardian(document.take("guardian")),
-    )
-    document.end()
-    return instruction
-
-
-def _person(holder: _Fields) -> Person:
-    birth_date = holder.day("birth_date")
-    if birth_date is None:
-        raise _bad("invalid_field", "/holder/birth_date is missing")
-    person = Person(
-        name=holder.text("name", at_most=50, required=True),
-        id_type=cast("IdType", holder.choice("id_type", get_args(IdType))),
-        id_number=holder.text("id_number", at_most=32, required=True),
-        social_security_number="",
-        sex=cast("Sex", holder.choice("sex", get_args(Sex))),
-        ethnic=holder.text("ethnic", at_most=2),
-        birth_date=birth_date,
-        nationality=holder.text("nationality", at_most=3),
-        phone=holder.text("phone", at_most=20),
-        address=holder.text("address", at_most=200),
-        occupation=holder.text("occupation", at_most=20),
-        id_valid_from=holder.day("id_valid_from"),
-        id_valid_to=holder.day("id_valid_to"),
-    )
-    holder.end()
-    return person
-
-
-def _guardian(value: object) -> Agent | None:
-    if value is None:
-        return None
-    guardian = _Fields(value, "/guardian")
-    agent = Agent(
-        name=guardian.text("name", at_most=50, required=True),
-        id_type=cast("IdType", guardian.choice("id_type", get_args(IdType))),
-        id_number=guardian.text("id_number", at_most=32, required=True),
-        relation=guardian.text("relation", at_most=20),
-        phone=guardian.text("phone", at_most=20),
-    )
-    guardian.end()
-    return agent
-
-
-def _bad(code: str, detail: str) -> Problem:
-    return Problem(HTTPStatus.BAD_REQUEST, code, detail)
-
-
-def _key(text: str) -> str:
-    if not _KEY.fullmatch(text):
-        raise _bad("invalid_key", "a key is 1 to 64 printable ASCII characters")
-    return text
-
-
-# ------------------------------------------------------------------------------------------------------------ writing
-
-
-def write_reply(key: str, reply: BankReply) -> Mapping[str, object]:
-    """A reply as it goes over the wire."""
-    match reply:
-        case Done():
-            return {
-                "status": "done", "key": key, "account_ref": reply.account_ref, "card_number": reply.card_number,
-                "account_class": reply.account_class, "frozen_until_activation": True,
-            }  # fmt: skip
-        case Declined():
-            return {"status": "declined", "key": key, "code": reply.code, "text": reply.text}
-        case Pending():
-            return {"status": "pending", "key": key, "expected_by": _instant(reply.expected_by)}
-
-
-def _instant(instant: datetime) -> str:
-    return instant.astimezone(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        Raises:
+            OSError: a file cannot be read (`ssl.SSLError` when it is no certificate or key).
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.load_cert_chain(self.cert, self.key)
+        if self.client_ca is not None:
+            context.load_verify_locations(self.client_ca)
+            context.verify_mode = ssl.CERT_REQUIRED
+        return context
 
 
 def _status(reply: BankReply) -> HTTPStatus:
@@ -205,7 +84,10 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], bank: SimulatedBank, silence_s: float) -> None:
+    def __init__(
+        self, address: tuple[str, int], bank: SimulatedBank, silence_s: float, tls: ssl.SSLContext | None
+    ) -> None:
+        self.tls = tls
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.bank = bank
         self.silence_s = silence_s
@@ -222,6 +104,29 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, request: object, client_address: object) -> None:
         # The default prints a traceback; a caller that hangs up is none of our faults.
         logger.debug("connection ended: %s", type(sys.exc_info()[1]).__name__)
+
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        # Here and not where connections are accepted: this is the connection's own thread, so one that says nothing delays nobody.
+        if self.tls is None:
+            super().finish_request(request, client_address)
+            return
+        request.settimeout(IDLE_S)
+        with self.tls.wrap_socket(request, server_side=True, do_handshake_on_connect=False) as secured:
+            try:
+                secured.do_handshake()
+                super().finish_request(secured, client_address)
+            finally:
+                self._part(secured)
+
+    def _part(self, connection: ssl.SSLSocket) -> None:
+        """End our side and hear the other's out: bytes left unread would reset the line, and our last word with it."""
+        try:
+            socket.socket.shutdown(connection, socket.SHUT_WR)
+            connection.settimeout(1.0)
+            while socket.socket.recv(connection, 65536):
+                pass
+        except OSError:
+            return
 
     def opened(self, connection: socket.socket) -> None:
         with self._open_lock:
@@ -282,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
                 url = urlsplit(self.path)
             except ValueError:
                 self.close_connection = True  # where a body would end is not known either
-                raise _bad("invalid_url", "the address cannot be read") from None
+                raise bad_request("invalid_url", "the address cannot be read") from None
             route(url.path, url.query)
         except Problem as problem:
             self._problem(problem)
@@ -301,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path != "/bank/v1/instructions":
             raise _no_such_page()
         body = self._body()
-        instruction = read_instruction(_key(self.headers.get("Idempotency-Key", "")), body)
+        instruction = read_instruction(read_key(self.headers.get("Idempotency-Key", "")), body)
         answer = self.server.bank.answer([instruction])[instruction.key]
         self._wait(self.server.bank.faults.slow_ms / 1000)
         match answer.mishap:
@@ -314,10 +219,13 @@ class _Handler(BaseHTTPRequestHandler):
                 self._drop()
             case Mishap.DROPPED:
                 self._drop()
+            case Mishap.FAILED:
+                raise Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", "the bank failed")
             case mishap:
                 reply = cast("BankReply", answer.reply)
+                key = ANOTHER_KEY if mishap is Mishap.WRONG_REPLY else instruction.key
                 for _ in range(2 if mishap is Mishap.DUPLICATE else 1):
-                    self._json(_status(reply), write_reply(instruction.key, reply))
+                    self._json(_status(reply), write_reply(key, reply))
 
     def _get(self, path: str, query: str) -> None:
         self._refuse_body()
@@ -328,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._json(HTTPStatus.OK, self.server.bank.ledger.counts())
             case ["bank", "v1", "instructions", key]:
                 self._wait(self.server.bank.faults.slow_ms / 1000)
-                self._instruction(_key(unquote(key)))
+                self._instruction(read_key(unquote(key)))
             case ["bank", "v1", "statements", day]:
                 self._statement(day, query)
             case _:
@@ -345,11 +253,12 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             day = date.fromisoformat(text)
         except ValueError:
-            raise _bad("invalid_date", "a statement is of a day, YYYY-MM-DD") from None
+            raise bad_request("invalid_date", "a statement is of a day, YYYY-MM-DD") from None
         cursor = parse_qs(query).get("cursor", ["0"])[0]
         if not re.fullmatch(r"[0-9]{1,18}", cursor):
-            raise _bad("invalid_cursor", "this cursor was not given out here")
-        page = self.server.bank.ledger.statement(day, after=int(cursor), limit=PAGE + 1)
+            raise bad_request("invalid_cursor", "this cursor was not given out here")
+        bank_code = self.headers.get("Bank-Code", "")
+        page = self.server.bank.ledger.statement(day, bank_code=bank_code, after=int(cursor), limit=PAGE + 1)
         shown, now = page[:PAGE], self.server.bank.clock.now()
         self._json(HTTPStatus.OK, {
             "date": day.isoformat(),
@@ -361,7 +270,7 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length", "")
         if not re.fullmatch(r"[0-9]{1,15}", length) or "Transfer-Encoding" in self.headers:
             self.close_connection = True
-            raise _bad("invalid_length", "a body of a stated Content-Length is needed")
+            raise bad_request("invalid_length", "a body of a stated Content-Length is needed")
         if int(length) > MAX_BODY_BYTES:
             self.close_connection = True
             raise Problem(
@@ -377,7 +286,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _refuse_body(self) -> None:
         if self.headers.get("Content-Length", "0") != "0" or "Transfer-Encoding" in self.headers:
             self.close_connection = True
-            raise _bad("unexpected_body", "this request has no body")
+            raise bad_request("unexpected_body", "this request has no body")
 
     def _wait(self, seconds: float) -> None:
         if seconds > 0:
@@ -439,11 +348,12 @@ def _no_such_page() -> Problem:
 class BankServer:
     """The bank on a port of its own, in threads of this process.
 
-    `bind` is `host:port`, port 0 takes any free one; `ledger_path` None keeps the books in memory.
+    `bind` is `host:port`, port 0 takes any free one; `ledger_path` None keeps the books in memory; `tls` None speaks in clear.
 
     Raises:
         ValueError: `bind` or the fault spec cannot be read.
-        OSError: the port cannot be had.
+        OSError: the port cannot be had, or a certificate cannot be read.
+        Refused: the ledger is of another release.
         sqlite3.Error: the ledger cannot be opened.
     """
 
@@ -456,14 +366,16 @@ class BankServer:
         seed: int = 1,
         clock: Clock | None = None,
         silence_s: float = SILENCE_S,
+        tls: Tls | None = None,
     ) -> None:
         address = _address(bind)
+        context = None if tls is None else tls.context()
         drawn = Faults.parse(faults) if isinstance(faults, str) else faults
         self.ledger = Ledger(ledger_path)
         # Chance is for faults only, and a seed has to bring the same ones back.
         bank = SimulatedBank(self.ledger, faults=drawn, clock=clock or SystemClock(), random=Random(seed))
         try:
-            self._server = _Server(address, bank, silence_s)
+            self._server = _Server(address, bank, silence_s, context)
         except OSError:
             self.ledger.close()
             raise
@@ -476,7 +388,8 @@ class BankServer:
         """Where it listens, from the start on."""
         host, port = self._server.server_address[:2]
         name = str(host)
-        return f"http://[{name}]:{port}" if ":" in name else f"http://{name}:{port}"
+        scheme = "http" if self._server.tls is None else "https"
+        return f"{scheme}://[{name}]:{port}" if ":" in name else f"{scheme}://{name}:{port}"
 
     def start(self) -> Self:
         """Begin to answer; connections made before wait in the queue."""
@@ -508,12 +421,13 @@ def _address(bind: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def serve(bind: str, ledger_path: Path, faults: str, seed: int) -> None:
+def serve(bind: str, ledger_path: Path, faults: str, seed: int, tls: Tls | None = None) -> None:
     """Be a bank until SIGTERM or SIGINT; says where on stderr once it listens. For a process's main thread.
 
     Raises:
         ValueError: `bind` or the fault spec cannot be read, or this is not the main thread.
-        OSError: the port cannot be had.
+        OSError: the port cannot be had, or a certificate cannot be read.
+        Refused: the ledger is of another release.
         sqlite3.Error: the ledger cannot be opened.
     """
     ended = threading.Event()
@@ -523,7 +437,7 @@ def serve(bind: str, ledger_path: Path, faults: str, seed: int) -> None:
 
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with BankServer(bind, ledger_path=ledger_path, faults=faults, seed=seed) as server:
+        with BankServer(bind, ledger_path=ledger_path, faults=faults, seed=seed, tls=tls) as server:
             sys.stderr.write(f"bank simulator ready at {server.url}\n")
             sys.stderr.flush()
             ended.wait()

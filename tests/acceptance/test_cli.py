@@ -392,11 +392,11 @@ def test_a_card_goes_from_the_bundle_into_the_right_hand(line: Line) -> None:
 
     assert zhika.json("application", "show", card["application"], "--json")["status"] == "collected"
     balance = zhika.json("custody", "balance", "-o", "json")
-    assert set(balance) == {"balanced", "places", "by_events", "total"}
+    assert set(balance) == {"balanced", "places", "by_events", "total", "produced"}
     assert balance["balanced"] is True
     assert balance["places"] == balance["by_events"]
     assert balance["places"]["holder"] == 1
-    assert sum(balance["places"].values()) == balance["total"]
+    assert sum(balance["places"].values()) == balance["total"] == balance["produced"]
 
 
 # ------------------------------------------------------------------------------------------------------------ operating

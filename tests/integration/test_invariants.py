@@ -13,6 +13,8 @@ from pipeline.application import Submission
 from pipeline.store import tables as t
 from pipeline.store.engine import IntegrityError
 
+from .conftest import START
+
 
 @pytest.fixture
 def collected(line: Any, submission: Callable[..., Submission]) -> Any:
@@ -67,7 +69,7 @@ def test_an_acceptance_number_is_used_once(collected: Any) -> None:
 def test_a_person_has_one_open_account_at_a_bank(collected: Any) -> None:
     with refused():
         copied(collected, t.accounts, id="acc_2", key="k2")
-    copied(collected, t.accounts, id="acc_3", key="k3", status="closed")
+    copied(collected, t.accounts, id="acc_3", key="k3", status="closed", closed_at=START)
     copied(collected, t.accounts, id="acc_4", key="k4", bank_code="95588")
 
 
@@ -108,7 +110,8 @@ def test_a_card_number_is_used_once(collected: Any) -> None:
 def test_a_card_is_handed_over_once_unless_that_was_taken_back(collected: Any) -> None:
     with refused():
         copied(collected, t.hand_overs, id="hov_2")
-    copied(collected, t.hand_overs, id="hov_3", reverted_at=collected.clock.now())
+    undone = {"reverted_at": collected.clock.now(), "reverted_by": "clerk", "revert_reason": "slip"}
+    copied(collected, t.hand_overs, id="hov_3", **undone)
 
 
 def test_a_batch_is_not_complete_before_its_rows_add_up(line: Any) -> None:

@@ -18,6 +18,7 @@ import pika
 from pipeline.application import LANES
 from pipeline.messages import queue_name
 from pipeline.states import STAGES
+from tests.support.needs import lacking
 
 _numbers = count(1)
 _CTL = shutil.which("rabbitmqctl", path=os.environ.get("PATH", "") + ":/usr/sbin")
@@ -33,16 +34,23 @@ def virtual_host(url: str) -> Iterator[str]:
             yield url
         return
     name = f"zhika-test-{os.getpid()}-{next(_numbers)}"
-    _ctl("add_vhost", name)
+    ctl("add_vhost", name)
     try:
-        _ctl("set_permissions", "-p", name, urlsplit(url).username or "guest", ".*", ".*", ".*")
+        ctl("set_permissions", "-p", name, urlsplit(url).username or "guest", ".*", ".*", ".*")
         yield urlsplit(url)._replace(path=f"/{name}").geturl()
     finally:
-        _ctl("delete_vhost", name)
+        ctl("delete_vhost", name)
 
 
-def _ctl(*arguments: str) -> None:
-    subprocess.run([str(_CTL), "-q", *arguments], check=True, capture_output=True, timeout=60)
+def administered() -> None:
+    """Skip where RabbitMQ cannot be administered from here."""
+    if os.geteuid() != 0 or _CTL is None:
+        lacking("rabbitmqctl needs root on the machine of RabbitMQ")
+
+
+def ctl(*arguments: str, told: bytes = b"") -> None:
+    """Run `rabbitmqctl`; `told` is what it reads."""
+    subprocess.run([str(_CTL), "-q", *arguments], input=told, check=True, capture_output=True, timeout=60)
 
 
 def _empty(url: str) -> None:

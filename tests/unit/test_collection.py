@@ -32,7 +32,7 @@ RECEIVED = datetime(2026, 3, 2, 1, tzinfo=UTC)
 NOW = datetime(2026, 4, 1, 1, tzinfo=UTC)
 CALENDAR = ChineseCalendar()
 STAGE = Collection(CALENDAR)
-KINDS = ("arrived", "notice_overdue", "reminder", "collect_due")
+KINDS = ("arrived", "notice_overdue", "reminder", "collect_due", "storage_due")
 STATUSES = ("delivered", "notified", "uncollected", "recalled", "returned", "reissued")
 POLICIES = {policy.key: policy for policy in load_policies().cities()}
 WUHAN = POLICIES["wuhan"]
@@ -131,6 +131,13 @@ def test_without_a_card_the_clocks_fall_silent() -> None:
     assert isinstance(decision.outcome, Wait)
 
 
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("card", [True, False])
+def test_the_end_of_storage_ends_only_an_application_that_has_no_card_to_destroy(status: str, card: bool) -> None:
+    outcome = decided(status, "storage_due", card=card).outcome
+    assert (outcome == Advance("destroyed")) == (status == "returned" and not card)
+
+
 def test_what_leaves_the_system_names_no_person() -> None:
     for status in STATUSES:
         for fact in decided(status, *KINDS).facts:
@@ -166,3 +173,22 @@ def test_a_card_that_comes_late_is_not_reminded_of_what_is_past() -> None:
     reminders = [clock.due_at for clock in clocks if isinstance(clock, TimerSet) and clock.kind == "reminder"]
     assert len(reminders) == len(policy.collection.reminder_days.value) - 1
     assert all(at > late for at in reminders)
+
+
+@pytest.mark.parametrize("late_days", [-1, 1, 200])
+def test_where_the_clock_runs_from_acceptance_a_card_that_comes_too_late_has_its_time_from_arrival(
+    late_days: int,
+) -> None:
+    policy = POLICIES["shaoguan"]
+    due = deadlines.collect_by(policy, accepted_at=RECEIVED, notified_at=None, calendar=CALENDAR)
+    assert due is not None
+    came = due.at + timedelta(days=late_days)
+    clocks = collecting(
+        policy, case_id="app_1", accepted_at=RECEIVED, notified_at=None, now=came, calendar=CALENDAR, delivered_at=came
+    )
+    [by] = [clock.collect_by for clock in clocks if isinstance(clock, CollectBy)]
+    if late_days < 0:
+        assert by == due.at
+    else:
+        within = policy.collection.within.value.count
+        assert timedelta(days=within) <= by - came < timedelta(days=within + 1)

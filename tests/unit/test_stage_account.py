@@ -19,15 +19,10 @@ from pipeline.errors import Defect, OutcomeUnknown, TransientError
 from pipeline.gateways.bank_simulated import SCRIPT, Faults, Ledger, SimulatedBank
 from pipeline.outcomes import Advance, Correct, Hold, Reject, Wait
 from pipeline.person import Agent
-from pipeline.ports import Declined, Done, Key, OpenAccount, Pending
-from pipeline.stages.account import (
-    Account,
-    AccountOpened,
-    AccountRequest,
-    CallSettled,
-    NotYet,
-    StillUnknown,
-)
+from pipeline.policy import Policy, Sourced
+from pipeline.ports import BindCard, Declined, Done, Instruction, Key, OpenAccount, Pending
+from pipeline.stages.account import Account, AccountOpened, AccountRequest, BankCall, CallSettled, CardBound
+from pipeline.stages.bank_calls import NotYet, Patience, StillUnknown
 from pipeline.stages.bank_refusals import OTHER, TABLE, refusal
 from pipeline.stages.base import AccountFact, Acting, CallFact, Case, Decision, Stage
 from tests.support.applications import an_application
@@ -35,7 +30,7 @@ from tests.support.applications import an_application
 POLICY = load_policies().of("420100")
 START = datetime(2026, 11, 25, 2, 0, tzinfo=UTC)
 SECRET = b"secret of the tests"
-ACCOUNT = AccountFact(id="acc_1", bank_card_number="6200000000000000000")
+ACCOUNT = AccountFact(id="acc_1", bank_card_number="6200000000000000000", account_ref="ref")
 
 
 def application(number: int = 1, **changed: Any) -> Application:
@@ -46,8 +41,9 @@ def case(*calls: CallFact, account: AccountFact | None = None, of: Application |
     return Case(application=of or application(), facts={"account": account, "calls": calls})
 
 
-def call(state: str, *, key: Key = "oa-x-1", age: timedelta = timedelta(0)) -> CallFact:
-    return CallFact(key=key, state=state, created_at=START - age)
+def call(state: str, *, key: Key = "oa-x-1", age: timedelta = timedelta(0), due: datetime | None = None) -> CallFact:
+    operation = "bind_card" if key.startswith("bc-") else "open_account"
+    return CallFact(key=key, state=state, created_at=START - age, operation=operation, expected_by=due)
 
 
 class StillClock:
@@ -65,11 +61,11 @@ class Bank:
 
     def __init__(self, *, submit: Any = None, find: Any = None) -> None:
         self.answers = {"submit": submit, "find": find}
-        self.submitted: list[list[OpenAccount]] = []
+        self.submitted: list[list[Instruction]] = []
         self.asked: list[list[Key]] = []
         self.deadlines: list[datetime] = []
 
-    def submit(self, instructions: Sequence[OpenAccount], *, deadline: datetime) -> Mapping[Key, Any]:
+    def submit(self, instructions: Sequence[Instruction], *, deadline: datetime) -> Mapping[Key, Any]:
         self.submitted.append(list(instructions))
         return self._answered("submit", [i.key for i in instructions], deadline)
 
@@ -111,10 +107,45 @@ def test_it_is_a_stage_whose_requests_act() -> None:
 
 
 @pytest.mark.rule("KL-10")
-@pytest.mark.parametrize("kind", ["first", "replacement", "exchange"])
-def test_an_account_that_exists_is_bound_without_asking_the_bank(kind: str) -> None:
-    about = case(call("unknown"), account=ACCOUNT, of=application(kind=kind))
+def test_a_first_card_takes_the_account_that_exists_without_asking_the_bank() -> None:
+    about = case(call("unknown"), account=ACCOUNT)
     assert stage().prepare(about, POLICY, START) == Decision(Advance("personalisation"))
+
+
+@pytest.mark.rule("KL-10")
+@pytest.mark.parametrize("kind", ["replacement", "exchange"])
+def test_a_later_card_is_bound_to_the_account_that_exists_and_no_second_one_is_opened(kind: str) -> None:
+    request = prepared(stage(), case(call("done"), account=ACCOUNT, of=application(kind=kind)))
+    assert isinstance(request.instruction, BindCard)
+    assert (request.instruction.key, request.instruction.account_ref) == ("bc-1", "ref")
+    assert request.intent == BankCall(key="bc-1", system="95533", operation="bind_card")
+
+
+def test_a_later_card_of_a_person_without_an_account_opens_one() -> None:
+    request = prepared(stage(), case(of=application(kind="replacement")))
+    assert isinstance(request.instruction, OpenAccount)
+
+
+@pytest.mark.parametrize("state", ["intent", "unknown", "pending"])
+def test_a_binding_whose_end_is_not_known_is_asked_about_by_its_key(state: str) -> None:
+    about = case(call("done"), call(state, key="bc-1"), account=ACCOUNT, of=application(kind="exchange"))
+    request = prepared(stage(), about)
+    assert (request.ask_only, request.intent, request.instruction.key) == (True, None, "bc-1")
+
+
+def test_after_a_binding_was_done_nothing_is_asked_any_more() -> None:
+    about = case(call("done"), call("done", key="bc-1"), account=ACCOUNT, of=application(kind="exchange"))
+    assert stage().prepare(about, POLICY, START) == Decision(Advance("personalisation"))
+
+
+def test_a_binding_that_was_declined_is_tried_under_the_next_key_once_that_was_mended() -> None:
+    about = case(call("declined", key="bc-1"), account=ACCOUNT, of=application(kind="exchange"))
+    assert prepared(stage(), about).instruction.key == "bc-1-2"
+
+
+def test_a_card_waits_while_the_old_account_of_its_person_is_being_closed() -> None:
+    decision = stage().prepare(case(account=replace(ACCOUNT, closing=True)), POLICY, START)
+    assert decision == Decision(Wait(START + timedelta(minutes=1), "bank.closing"))
 
 
 def test_the_first_instruction_is_committed_before_it_is_given() -> None:
@@ -222,6 +253,22 @@ def test_a_younger_call_without_answer_is_left_to_the_schedule(answer: type[Exce
     assert isinstance(acted(Bank(find=answer), about)["app_1"], answer)
 
 
+@pytest.mark.parametrize("answer", [TransientError, OutcomeUnknown])
+def test_a_bank_that_named_a_far_hour_is_waited_for_until_hours_after_it(answer: type[Exception]) -> None:
+    in_time = call("pending", age=timedelta(days=3), due=START - timedelta(hours=3, minutes=59))
+    late = call("pending", key="oa-y-1", age=timedelta(days=3), due=START - timedelta(hours=4))
+    replies = acted(Bank(find=answer), case(in_time), case(late, of=application(2)))
+    assert isinstance(replies["app_1"], answer)
+    assert replies["app_2"] == StillUnknown()
+
+
+def test_a_bank_that_goes_on_to_say_later_long_after_its_own_hour_is_for_a_person() -> None:
+    about = case(call("pending", age=timedelta(days=3)))
+    waiting = Pending(expected_by=START - timedelta(hours=3))
+    assert acted(Bank(find=waiting), about) == {"app_1": waiting}
+    assert acted(Bank(find=Pending(expected_by=START - timedelta(hours=4))), about) == {"app_1": StillUnknown()}
+
+
 # -------------------------------------------------------------------------------------------------------------- settle
 
 
@@ -238,7 +285,47 @@ def test_an_opened_account_goes_on_with_its_facts() -> None:
 def test_a_pending_call_waits_for_the_banks_own_hour() -> None:
     until = START + timedelta(minutes=5)
     decision = stage().settle(case(call("intent")), Pending(expected_by=until), POLICY, START)
-    assert decision == Decision(Wait(until, "bank.pending"), (CallSettled(key="oa-x-1", state="pending"),))
+    settled = CallSettled(key="oa-x-1", state="pending", expected_by=until)
+    assert decision == Decision(Wait(until, "bank.pending"), (settled,))
+
+
+BINDING = case(call("done"), call("intent", key="bc-1"), account=ACCOUNT, of=application(kind="exchange"))
+
+
+def test_a_bound_card_brings_its_own_number_and_goes_on() -> None:
+    decision = stage().settle(BINDING, DONE, POLICY, START)
+    bound = CardBound(account_id="acc_1", done=DONE)
+    assert decision == Decision(Advance("personalisation"), (bound, CallSettled(key="bc-1", state="done")))
+    assert DONE.card_number not in repr(decision)
+
+
+def test_a_binding_to_another_account_than_ours_is_for_a_person_and_changes_no_number() -> None:
+    decision = stage().settle(BINDING, replace(DONE, account_ref="another"), POLICY, START)
+    assert isinstance(decision.outcome, Hold)
+    assert decision.outcome.reason.code == "bank.wrong_reply"
+    assert decision.facts == (CallSettled(key="bc-1", state="unknown", code="bank.wrong_reply"),)
+
+
+def ruled(exception_path: str) -> Policy:
+    return POLICY.model_copy(update={"exception_path": Sourced[Any](value=exception_path, rule="KL-25")})
+
+
+@pytest.mark.rule("KL-25")
+@pytest.mark.parametrize("text", ["不符合开户条件", "未成年人不予开户", "外籍人士不予开户"])
+def test_who_cannot_have_an_account_gets_a_card_without_one_or_is_for_a_person_as_the_region_says(text: str) -> None:
+    declined = Declined(code="Z1", text=f"该客户{text}")
+    without = stage().settle(case(call("intent")), declined, ruled("without_financial"), START)
+    assert without == Decision(Advance("personalisation"), (CallSettled(key="oa-x-1", state="declined", code="Z1"),))
+    held = stage().settle(case(call("intent")), declined, ruled("hold"), START).outcome
+    assert isinstance(held, Hold)
+    assert (held.reason.code, held.reason.rule) == ("exception_path", "KL-25")
+
+
+def test_an_account_that_exists_is_never_left_out_of_a_card_because_binding_was_refused() -> None:
+    declined = Declined(code="not_eligible", text="")
+    outcome = stage().settle(BINDING, declined, ruled("without_financial"), START).outcome
+    assert isinstance(outcome, Hold)
+    assert outcome.reason.code == "bank.not_eligible"
 
 
 def test_a_bank_late_by_its_own_word_is_not_asked_without_a_pause() -> None:
@@ -293,10 +380,11 @@ def test_only_what_was_surely_not_received_may_be_given_again(
     assert stage().failed(about, request, error) == expected
 
 
-@pytest.mark.parametrize("options", [{"key_secret": b""}, {"settle_after": timedelta(seconds=19)}])
-def test_a_stage_that_could_open_two_accounts_is_not_built(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match="secret|settle_after"):
-        Account(lambda _: Bank(), **{"key_secret": SECRET, "clock": StillClock(), **options})
+def test_a_stage_that_could_open_two_accounts_is_not_built() -> None:
+    with pytest.raises(ValueError, match="secret"):
+        Account(lambda _: Bank(), key_secret=b"", clock=StillClock())
+    with pytest.raises(ValueError, match="settle_after"):
+        Patience(settle_after=timedelta(seconds=19))
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals

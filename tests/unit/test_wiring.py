@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +12,10 @@ import pytest
 
 from config.settings import BadConfiguration, OnlyGiven, load
 from config.wiring import Installation
+from pipeline.errors import TransientError
 from pipeline.gateways import encoder
 from pipeline.gateways.encoder import LocalEncoder
+from pipeline.ports import NotTried
 
 REAL = {"virtual": False, "names": ("a reader",)}
 
@@ -59,3 +64,21 @@ def test_a_test_bench_may_use_test_keys_in_its_readers(tmp_path: Path, env: str)
 def test_virtual_cards_need_no_other_keys(tmp_path: Path) -> None:
     with station(tmp_path, "development") as opened:
         assert opened.stopped is None
+
+
+def test_a_bank_is_reached_through_its_own_breaker_which_all_threads_share(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        nobody = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    banks = {"default": {"url": nobody, "breaker_failures": 2, "breaker_open_s": 600}}
+    installation = Installation(load(OnlyGiven, data_dir=tmp_path, banks=banks))
+
+    def ask(bank_code: str) -> type:
+        deadline = installation.clock.now() + timedelta(seconds=20)
+        return type(installation.bank(bank_code).find(["oa-1"], deadline=deadline)["oa-1"])
+
+    with ThreadPoolExecutor(4) as threads:
+        gateways = list(threads.map(installation.bank, ["95533"] * 20))
+    assert len({id(gateway) for gateway in gateways}) == 1
+    assert [ask("95533") for _ in range(3)] == [TransientError, TransientError, NotTried]
+    assert ask("95588") is TransientError
+    installation.close()

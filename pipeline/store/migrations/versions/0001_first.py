@@ -36,10 +36,18 @@ def upgrade() -> None:
         sqlite_where=sa.text("seq IS NULL"),
     )
     op.create_table(
+        "bank_cursors",
+        sa.Column("bank_code", sa.Text(), nullable=False),
+        sa.Column("cursor", sa.Text(), nullable=False),
+        sa.Column("at", Instant(), nullable=False),
+        sa.PrimaryKeyConstraint("bank_code", name=op.f("pk_bank_cursors")),
+    )
+    op.create_table(
         "bank_files",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("bank_code", sa.Text(), nullable=False),
         sa.Column("direction", sa.Text(), nullable=False),
+        sa.Column("batch", sa.Text(), nullable=True),
         sa.Column("file", sa.Text(), nullable=False),
         sa.Column("sha256", sa.Text(), nullable=False),
         sa.Column("rows", sa.Integer(), nullable=False),
@@ -48,6 +56,9 @@ def upgrade() -> None:
         sa.Column("problem", sa.Text(), nullable=True),
         sa.Column("created_at", Instant(), nullable=False),
         sa.Column("settled_at", Instant(), nullable=True),
+        sa.CheckConstraint(
+            "direction <> 'out' OR (batch IS NOT NULL AND state <> 'refused')", name=op.f("ck_bank_files_ours")
+        ),
         sa.CheckConstraint("direction IN ('out', 'in')", name=op.f("ck_bank_files_direction")),
         sa.CheckConstraint("state <> 'refused' OR problem IS NOT NULL", name=op.f("ck_bank_files_explained")),
         sa.CheckConstraint("state IN ('written', 'sent', 'read', 'refused')", name=op.f("ck_bank_files_state")),
@@ -55,6 +66,14 @@ def upgrade() -> None:
         sa.UniqueConstraint(
             "bank_code", "direction", "file", "sha256", name=op.f("uq_bank_files_bank_code_direction_file_sha256")
         ),
+    )
+    op.create_index(
+        "uq_bank_files_batch",
+        "bank_files",
+        ["bank_code", "batch"],
+        unique=True,
+        postgresql_where=sa.text("direction = 'out'"),
+        sqlite_where=sa.text("direction = 'out'"),
     )
     op.create_table(
         "batches",
@@ -119,6 +138,16 @@ def upgrade() -> None:
         postgresql_where=sa.text("status = 'packing'"),
         sqlite_where=sa.text("status = 'packing'"),
     )
+    op.create_table(
+        "command_answers",
+        sa.Column("source", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=False),
+        sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("answer", Json, nullable=False),
+        sa.Column("created_at", Instant(), nullable=False),
+        sa.PrimaryKeyConstraint("source", "key", name=op.f("pk_command_answers")),
+    )
+    op.create_index("ix_command_answers_created_at", "command_answers", ["created_at"], unique=False)
     op.create_table(
         "data_keys",
         sa.Column("id", sa.Integer(), nullable=False),
@@ -296,6 +325,7 @@ def upgrade() -> None:
         "webhook_endpoints",
         sa.Column("id", sa.Text(), nullable=False),
         sa.Column("outlet", sa.Text(), nullable=False),
+        sa.Column("region", sa.Text(), nullable=False),
         sa.Column("url", sa.Text(), nullable=False),
         sa.Column("types", Json, nullable=False),
         sa.Column("signature", sa.Text(), nullable=False),
@@ -327,13 +357,16 @@ def upgrade() -> None:
         sa.Column("row_no", sa.Integer(), nullable=True),
         sa.Column("state", sa.Text(), nullable=False),
         sa.Column("digest", sa.LargeBinary(), nullable=False),
+        sa.Column("blind_index", sa.LargeBinary(), nullable=False),
         sa.Column("sealed", sa.LargeBinary(), nullable=False),
-        sa.Column("reply", sa.LargeBinary(), nullable=True),
         sa.Column("answered_seq", sa.BigInteger(), nullable=True),
         sa.Column("taken_at", Instant(), nullable=False),
         sa.Column("expected_by", Instant(), nullable=False),
         sa.Column("answered_at", Instant(), nullable=True),
-        sa.CheckConstraint("(state = 'answered') = (reply IS NOT NULL)", name=op.f("ck_bank_file_rows_answered")),
+        sa.CheckConstraint(
+            "(state = 'answered') = (answered_seq IS NOT NULL AND answered_at IS NOT NULL)",
+            name=op.f("ck_bank_file_rows_answered"),
+        ),
         sa.CheckConstraint("(state = 'taken') = (file_id IS NULL)", name=op.f("ck_bank_file_rows_filed")),
         sa.CheckConstraint("state IN ('taken', 'sent', 'accepted', 'answered')", name=op.f("ck_bank_file_rows_state")),
         sa.ForeignKeyConstraint(["file_id"], ["bank_files.id"], name=op.f("fk_bank_file_rows_file_id")),
@@ -341,6 +374,8 @@ def upgrade() -> None:
         sa.UniqueConstraint("answered_seq", name=op.f("uq_bank_file_rows_answered_seq")),
         sa.UniqueConstraint("file_id", "row_no", name=op.f("uq_bank_file_rows_file_id_row_no")),
     )
+    op.create_index("ix_bank_file_rows_answered", "bank_file_rows", ["bank_code", "answered_at"], unique=False)
+    op.create_index("ix_bank_file_rows_person", "bank_file_rows", ["bank_code", "blind_index"], unique=False)
     op.create_index(
         "ix_bank_file_rows_taken",
         "bank_file_rows",
@@ -560,7 +595,7 @@ def upgrade() -> None:
         sa.Column("problem", sa.Text(), nullable=True),
         sa.Column("request_headers", Json, nullable=False),
         sa.Column("response_headers", Json, nullable=True),
-        sa.Column("response", sa.LargeBinary(), nullable=True),
+        sa.Column("response", sa.Text(), nullable=True),
         sa.Column("dns_ms", sa.Integer(), nullable=True),
         sa.Column("connect_ms", sa.Integer(), nullable=True),
         sa.Column("http_ms", sa.Integer(), nullable=True),
@@ -611,7 +646,7 @@ def upgrade() -> None:
         sa.Column("changed_at", Instant(), nullable=False),
         sa.Column("problem", sa.Text(), nullable=True),
         sa.CheckConstraint(
-            "state IN ('stocked', 'reserved', 'encoding', 'quarantined', 'bound', 'spoiled', 'missing', 'test', 'destroyed')",
+            "state IN ('stocked', 'reserved', 'encoding', 'quarantined', 'bound', 'voided', 'spoiled', 'missing', 'test', 'destroyed')",
             name=op.f("ck_blanks_state"),
         ),
         sa.CheckConstraint(
@@ -654,13 +689,29 @@ def upgrade() -> None:
         sa.Column("amount_fen", sa.Integer(), nullable=False),
         sa.Column("rule", sa.Text(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
+        sa.Column("method", sa.Text(), nullable=True),
         sa.Column("receipt_no", sa.Text(), nullable=True),
         sa.Column("ground", sa.Text(), nullable=True),
         sa.Column("evidence", sa.Text(), nullable=True),
         sa.Column("created_at", Instant(), nullable=False),
         sa.Column("settled_at", Instant(), nullable=True),
         sa.Column("settled_by", sa.Text(), nullable=True),
+        sa.Column("refunded_at", Instant(), nullable=True),
+        sa.Column("refunded_by", sa.Text(), nullable=True),
+        sa.Column("refund_no", sa.Text(), nullable=True),
+        sa.CheckConstraint("(status = 'due') = (settled_at IS NULL)", name=op.f("ck_fees_settled")),
+        sa.CheckConstraint(
+            "(status = 'refunded') = (refunded_at IS NOT NULL) AND (refunded_at IS NULL) = (refund_no IS NULL)",
+            name=op.f("ck_fees_refunded"),
+        ),
+        sa.CheckConstraint("method IN ('bank', 'cash', 'online')", name=op.f("ck_fees_method")),
+        sa.CheckConstraint(
+            "status <> 'waived' OR (ground IS NOT NULL AND evidence IS NOT NULL)", name=op.f("ck_fees_evidence")
+        ),
         sa.CheckConstraint("status IN ('due', 'paid', 'waived', 'refunded')", name=op.f("ck_fees_status")),
+        sa.CheckConstraint(
+            "status NOT IN ('paid', 'refunded') OR receipt_no IS NOT NULL", name=op.f("ck_fees_receipt")
+        ),
         sa.CheckConstraint("amount_fen >= 0", name=op.f("ck_fees_amount")),
         sa.ForeignKeyConstraint(["application_id"], ["applications.id"], name=op.f("fk_fees_application_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_fees")),
@@ -787,7 +838,7 @@ def upgrade() -> None:
         sa.Column("document", sa.Text(), nullable=True),
         sa.CheckConstraint("event <> 'destroyed' OR document IS NOT NULL", name=op.f("ck_blank_ledger_certified")),
         sa.CheckConstraint(
-            "event IN ('received', 'issued', 'taken', 'untouched', 'quarantined', 'bound', 'spoiled', 'returned', 'missing', 'found', 'destroyed')",
+            "event IN ('received', 'issued', 'taken', 'untouched', 'quarantined', 'bound', 'voided', 'spoiled', 'returned', 'missing', 'found', 'destroyed')",
             name=op.f("ck_blank_ledger_event"),
         ),
         sa.CheckConstraint(
@@ -835,7 +886,7 @@ def upgrade() -> None:
             name=op.f("ck_cards_custody"),
         ),
         sa.CheckConstraint(
-            "return_reason IN ('uncollected', 'misrouted', 'damaged', 'refused', 'wrong_data', 'unreadable')",
+            "return_reason IN ('uncollected', 'recalled', 'misrouted', 'damaged', 'refused', 'wrong_data', 'unreadable')",
             name=op.f("ck_cards_return_reason"),
         ),
         sa.CheckConstraint(
@@ -882,8 +933,8 @@ def upgrade() -> None:
         "cards",
         ["application_id"],
         unique=True,
-        postgresql_where=sa.text("status <> 'voided'"),
-        sqlite_where=sa.text("status <> 'voided'"),
+        postgresql_where=sa.text("status NOT IN ('voided', 'destroyed')"),
+        sqlite_where=sa.text("status NOT IN ('voided', 'destroyed')"),
     )
     op.create_table(
         "custody_events",
@@ -987,6 +1038,7 @@ def upgrade() -> None:
         sa.Column("card_id", sa.Text(), nullable=True),
         sa.Column("seq", sa.Integer(), nullable=True),
         sa.Column("next_try_at", Instant(), nullable=True),
+        sa.Column("expected_by", Instant(), nullable=True),
         sa.Column("lease_token", sa.Text(), nullable=True),
         sa.Column("lease_until", Instant(), nullable=True),
         sa.Column("held", sa.Boolean(), nullable=False),
@@ -1031,6 +1083,7 @@ def upgrade() -> None:
         sa.Column("sealed", sa.LargeBinary(), nullable=False),
         sa.Column("collected_at", Instant(), nullable=False),
         sa.Column("actor", sa.Text(), nullable=False),
+        sa.Column("key", sa.Text(), nullable=True),
         sa.Column("status_before", sa.Text(), nullable=False),
         sa.Column("reverted_at", Instant(), nullable=True),
         sa.Column("reverted_by", sa.Text(), nullable=True),
@@ -1042,6 +1095,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["application_id"], ["applications.id"], name=op.f("fk_hand_overs_application_id")),
         sa.ForeignKeyConstraint(["card_id"], ["cards.id"], name=op.f("fk_hand_overs_card_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_hand_overs")),
+        sa.UniqueConstraint("key", name=op.f("uq_hand_overs_key")),
     )
     op.create_index(
         "uq_hand_overs_standing",
@@ -1097,8 +1151,8 @@ def downgrade() -> None:
     op.drop_index(
         "uq_cards_unvoided",
         table_name="cards",
-        postgresql_where=sa.text("status <> 'voided'"),
-        sqlite_where=sa.text("status <> 'voided'"),
+        postgresql_where=sa.text("status NOT IN ('voided', 'destroyed')"),
+        sqlite_where=sa.text("status NOT IN ('voided', 'destroyed')"),
     )
     op.drop_index(
         "uq_cards_chip",
@@ -1270,6 +1324,8 @@ def downgrade() -> None:
         postgresql_where=sa.text("state = 'taken'"),
         sqlite_where=sa.text("state = 'taken'"),
     )
+    op.drop_index("ix_bank_file_rows_person", table_name="bank_file_rows")
+    op.drop_index("ix_bank_file_rows_answered", table_name="bank_file_rows")
     op.drop_table("bank_file_rows")
     op.drop_index("ix_webhook_endpoints_outlet", table_name="webhook_endpoints")
     op.drop_table("webhook_endpoints")
@@ -1297,6 +1353,8 @@ def downgrade() -> None:
     op.drop_table("encoders")
     op.drop_table("destructions")
     op.drop_table("data_keys")
+    op.drop_index("ix_command_answers_created_at", table_name="command_answers")
+    op.drop_table("command_answers")
     op.drop_index(
         "uq_bundles_packing",
         table_name="bundles",
@@ -1311,7 +1369,14 @@ def downgrade() -> None:
     )
     op.drop_table("bundles")
     op.drop_table("batches")
+    op.drop_index(
+        "uq_bank_files_batch",
+        table_name="bank_files",
+        postgresql_where=sa.text("direction = 'out'"),
+        sqlite_where=sa.text("direction = 'out'"),
+    )
     op.drop_table("bank_files")
+    op.drop_table("bank_cursors")
     op.drop_index(
         "ix_audit_unsealed",
         table_name="audit",

@@ -1,0 +1,1 @@
+"""A bank that exchanges batch files: codecs, what a returned file means for ours, the exchange by directory, and the adapter."""

@@ -1,0 +1,132 @@
+"""`zhika bank`: instructions to banks in the card's later life, those that wait for a person, and the comparison of books."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import date, timedelta
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from pipeline.clock import civil_date
+from pipeline.services import accounts, bank_desk
+from pipeline.services.accounts import Outcome
+from producers.cli import errors
+from producers.cli.terminal import DataDir, JsonFlag, Output, actor, console, installation_of, print_json, wants_json
+
+bank_app = typer.Typer(no_args_is_help=True, help="Instructions to banks.", rich_markup_mode=None)
+
+Card = Annotated[str, typer.Argument(metavar="CARD", help="id of a card")]
+KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="as in `zhika bank list`")]
+Word = Annotated[str, typer.Option("--reason", help="a word the bank is told, such as lost, found or destroyed")]
+By = Annotated[str | None, typer.Option("--by", help="who does it; the user of this machine unless named")]
+
+
+@bank_app.command("list")
+def list_(
+    held: Annotated[bool, typer.Option("--held", help="only those that wait for a person")] = False,
+    bank: Annotated[str | None, typer.Option(help="only this bank's")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 200,
+    data: DataDir = None,
+    output: Output = "table",
+    as_json: JsonFlag = False,
+) -> None:
+    """Instructions that are not settled, oldest first."""
+    in_json = wants_json(output, as_json)
+    rows = accounts.listing(installation_of(data).context, bank_code=bank, held=held, limit=limit)
+    if in_json:
+        print_json([row._asdict() for row in rows])
+        return
+    table = Table("指令 key", "银行 bank", "业务 operation", "状态 state", "挂起 held", "账户 account", "自 since")
+    for row in rows:
+        why = (row.code or "held") if row.held else ""
+        since = f"{row.created_at:%Y-%m-%d %H:%M:%S}Z"
+        table.add_row(row.key, row.bank, row.operation, row.state, why, row.account_id or row.application_id, since)
+    console().print(table)
+
+
+@bank_app.command("ask")
+def ask(key: KeyArgument, data: DataDir = None) -> None:
+    """Have the bank asked now what became of an instruction; what was held goes on by its answer."""
+    accounts.ask_again(installation_of(data).context, key, actor=actor())
+
+
+@bank_app.command("freeze")
+def freeze(card: Card, reason: Word = "lost", by: By = None, data: DataDir = None) -> None:
+    """Have the bank freeze the account of a card; prints the instruction."""
+    print(accounts.freeze(installation_of(data).context, card, reason=reason, actor=by or actor()))
+
+
+@bank_app.command("release")
+def release(card: Card, reason: Word = "found", by: By = None, data: DataDir = None) -> None:
+    """Have the bank end a freeze; prints the instruction."""
+    print(accounts.release(installation_of(data).context, card, reason=reason, actor=by or actor()))
+
+
+@bank_app.command("close")
+def close(card: Card, reason: Word, by: By = None, data: DataDir = None) -> None:
+    """Have the bank close the account of a card; prints the instruction."""
+    print(accounts.close(installation_of(data).context, card, reason=reason, actor=by or actor()))
+
+
+@bank_app.command("settle")
+def settle(
+    key: KeyArgument,
+    as_: Annotated[Outcome, typer.Option("--as", help="what the bank said by another way")],
+    approved_by: Annotated[str, typer.Option(help="the second person")],
+    reason: Annotated[str, typer.Option(help="how it is known; it is written into the audit log")],
+    by: By = None,
+    data: DataDir = None,
+) -> None:
+    """Two people settle an instruction whose end the bank does not tell by itself."""
+    accounts.settle_by_hand(
+        installation_of(data).context, key, as_, by=by or actor(), approved_by=approved_by, reason=reason
+    )
+
+
+@bank_app.command("reconcile")
+def reconcile(
+    day: Annotated[
+        str | None, typer.Argument(metavar="DATE", help="YYYY-MM-DD in China; yesterday unless named")
+    ] = None,
+    data: DataDir = None,
+    output: Output = "table",
+    as_json: JsonFlag = False,
+) -> None:
+    """Compare each bank's books of a day with ours. Exit 1 when they differ, 5 when a bank could not be asked."""
+    in_json = wants_json(output, as_json)
+    installation = installation_of(data)
+    wanted = _day(day) if day else civil_date(installation.clock.now()) - timedelta(days=1)
+    compared = bank_desk.reconcile(installation.context, installation.bank, wanted)
+    differ, complete = any(one.count for one in compared), all(one.asked for one in compared)
+    if in_json:
+        print_json({"day": wanted, "ok": complete and not differ, "banks": [asdict(one) for one in compared]})
+    else:
+        _show(compared)
+    if differ:
+        raise typer.Exit(errors.FAILED)
+    if not complete:
+        raise typer.Exit(errors.PARTLY)
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise typer.BadParameter("日期写作 YYYY-MM-DD a date is YYYY-MM-DD", param_hint="DATE") from None
+
+
+def _show(compared: tuple[bank_desk.Differences, ...]) -> None:
+    table = Table("银行 bank", "一致 agreed", "差异 difference", "指令 key")
+    kinds: tuple[tuple[str, Any], ...] = (
+        ("仅我方 ours only", lambda one: one.ours_only),
+        ("仅银行 theirs only", lambda one: one.theirs_only),
+        ("结果不同 different", lambda one: one.different),
+    )
+    for one in compared:
+        table.add_row(one.bank_code, str(one.agreed) if one.asked else "未能查询 not asked", "", "")
+        for name, keys in kinds:
+            for key in keys(one):
+                table.add_row("", "", name, key)
+    console().print(table)
