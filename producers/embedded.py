@@ -16,7 +16,7 @@ from pathlib import Path
 from config.wiring import Installation
 from pipeline.errors import Conflict
 from pipeline.states import STAGES
-from pipeline.store import applications
+from pipeline.store import applications, views
 from producers.bank_desk import BankDesk
 from producers.notifier import Notifier
 from producers.relay import Relay
@@ -89,6 +89,17 @@ def only_process(database_url: str) -> Iterator[None]:
                 code="database-in-use",
             ) from None
         yield
+
+
+def wait_told(installation: Installation, *, timeout_s: float, every_s: float = 0.1) -> bool:
+    """Wait until banks and outlets have been told all there is to tell; False when that takes longer than `timeout_s`."""
+    until = time.monotonic() + timeout_s
+    while time.monotonic() < until:
+        with installation.store.transaction() as tx:
+            if not views.untold(tx):
+                return True
+        time.sleep(every_s)
+    return False
 
 
 def wait_quiet(installation: Installation, *, timeout_s: float, every_s: float = 0.05) -> bool:

@@ -90,6 +90,11 @@ def waiting(tx: Tx) -> tuple[int, datetime | None]:
     return int(row[0]), row[1]
 
 
+def ids(tx: Tx) -> set[str]:
+    """Every event that concerns an outlet."""
+    return set(tx.conn.execute(select(o.id).where(o.outlet.is_not(None))).scalars())
+
+
 def count(tx: Tx, kind: str) -> int:
     """Events of a type, ever."""
     return tx.conn.execute(select(func.count()).select_from(t.outbox).where(o.type == kind)).scalar_one()

@@ -106,11 +106,10 @@ def blanks(tx: Tx) -> list[Record]:
     )
 
 
-def open_accounts(tx: Tx) -> int:
-    """Accounts that are open."""
-    return tx.conn.execute(
-        select(func.count()).select_from(t.accounts).where(t.accounts.c.status == "open")
-    ).scalar_one()
+def accounts(tx: Tx) -> dict[str, int]:
+    """Accounts by status."""
+    c = t.accounts.c
+    return {row.status: row.n for row in tx.conn.execute(select(c.status, func.count().label("n")).group_by(c.status))}
 
 
 def cards_by_status(tx: Tx) -> dict[str, int]:
@@ -124,6 +123,55 @@ def verified_cards(tx: Tx) -> int:
     """Cards whose chip was read back and compared."""
     c = t.cards.c
     return tx.conn.execute(select(func.count()).select_from(t.cards).where(c.verified_at.is_not(None))).scalar_one()
+
+
+def applications_with_card(tx: Tx) -> int:
+    """Applications for which a card was made, once or again."""
+    return tx.conn.execute(select(func.count(t.cards.c.application_id.distinct()))).scalar_one()
+
+
+def outlets(tx: Tx) -> dict[str, str]:
+    """Outlets that applications name, each with a region it serves."""
+    rows = tx.conn.execute(select(a.outlet, func.min(a.region).label("region")).group_by(a.outlet).order_by(a.outlet))
+    return {row.outlet: row.region for row in rows}
+
+
+def endings(tx: Tx) -> dict[str, int]:
+    """Applications whose card has come back to the centre, by their ending."""
+    rows = tx.conn.execute(
+        select(a.ending, func.count().label("n")).where(a.ending.is_not(None)).group_by(a.ending).order_by(a.ending)
+    )
+    return {row.ending: row.n for row in rows}
+
+
+def destroyed(tx: Tx) -> int:
+    """Cards that stand on the receipt of a destruction."""
+    d, e = t.destructions.c, t.destruction_cards.c
+    query = select(func.count()).select_from(t.destruction_cards).join(t.destructions, d.id == e.destruction_id)
+    return tx.conn.execute(query.where(d.state == "done")).scalar_one()
+
+
+def untold(tx: Tx) -> int:
+    """What banks and outlets are still to be told: instructions, events without a place or not yet handed to a webhook, deliveries."""
+    x, o, w, d = t.external_calls.c, t.outbox.c, t.webhook_endpoints.c, t.deliveries.c
+    calls = (
+        select(func.count())
+        .select_from(t.external_calls)
+        .where(x.seq.is_not(None), x.held.is_(False), x.state.not_in(("done", "declined", "closed")))
+    )
+    behind = (
+        select(func.count())
+        .select_from(t.outbox)
+        .join(t.webhook_endpoints, (w.outlet == o.outlet) & (w.state == "enabled"))
+        .where(o.position.is_(None) | (o.position > w.position))
+    )
+    owed = (
+        select(func.count())
+        .select_from(t.deliveries)
+        .join(t.webhook_endpoints, w.id == d.endpoint_id)
+        .where(w.state == "enabled", d.state.in_(("waiting", "sending")))
+    )
+    return sum(tx.conn.execute(query).scalar_one() for query in (calls, behind, owed))
 
 
 def application_ids(
@@ -246,11 +294,16 @@ def cards_by_place(tx: Tx) -> dict[str, int]:
     return {row.custody: row.n for row in rows}
 
 
-def open_discrepancies(tx: Tx) -> dict[str, int]:
-    """What bundles held beyond or short of their lists and is not settled, by kind."""
+def discrepancies(tx: Tx) -> dict[str, int]:
+    """What bundles held beyond or short of their lists: by kind, and how many of them are open."""
     d = t.discrepancies.c
-    rows = tx.conn.execute(select(d.kind, func.count().label("n")).where(d.state == "open").group_by(d.kind))
-    return {row.kind: row.n for row in rows}
+    rows = tx.conn.execute(select(d.kind, d.state, func.count().label("n")).group_by(d.kind, d.state))
+    found: dict[str, int] = {}
+    for row in rows:
+        found[row.kind] = found.get(row.kind, 0) + row.n
+        if row.state == "open":
+            found["open"] = found.get("open", 0) + row.n
+    return found
 
 
 def counter(tx: Tx) -> dict[str, int]:

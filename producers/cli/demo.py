@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -22,17 +22,19 @@ from pipeline.clock import SHANGHAI, VirtualClock
 from pipeline.errors import Conflict, NotFound
 from pipeline.person import mask_name, mask_number
 from pipeline.photo.result import Normalised
+from pipeline.services import endpoints
 from pipeline.services import stock as stocking
 from pipeline.states import public_status
 from pipeline.store import applications, audit, custody, outbox, photos, stock, views
 from pipeline.store.photos import KeptPhoto
 from producers.cli.photo_report import shown
 from producers.cli.report import CaseStory, Event, PhotoStory, RefusedRow, RegionRow, Story, region_table, write_report
-from producers.embedded import embedded, wait_quiet
+from producers.embedded import embedded, wait_quiet, wait_told
 from producers.file_intake import Taken, take_file
 from producers.simulators.bank import BankServer
 from producers.simulators.intake import Sample, make_sample
-from producers.simulators.outlet import Outlets, nine_in_ten
+from producers.simulators.outlet import Outlets, broken, nine_in_ten
+from producers.simulators.receiver import Receiver
 
 START = datetime(2026, 3, 2, 9, 0, tzinfo=SHANGHAI)
 """Monday morning in an ordinary week of a year whose holidays are published."""
@@ -73,16 +75,20 @@ class Demo:
         """
         began = time.monotonic()
         self.out.mkdir(parents=True, exist_ok=True)
-        with BankServer(
-            ledger_path=self._fresh("bank.db"), faults=self.faults, seed=self.seed, clock=self.clock
-        ) as bank:
+        with (
+            BankServer(
+                ledger_path=self._fresh("bank.db"), faults=self.faults, seed=self.seed, clock=self.clock
+            ) as bank,
+            Receiver(clock=self.clock) as outlets,
+        ):
             installation = self._installation(bank.url)
             try:
                 sample = self._sample(installation.policies)
                 with embedded(installation, sweep_every_s=0.2):
                     self._take_in(installation, sample)
+                    self._subscribe(installation, outlets)
                     self._live(installation)
-                summary = self._summary(installation, sample, bank)
+                summary = self._summary(installation, sample, bank, outlets)
                 summary["elapsed_s"] = round(time.monotonic() - began, 1)
                 self._write(installation, summary)
             finally:
@@ -103,6 +109,7 @@ class Demo:
             data_dir=self.work,
             log_level="error",
             banks={"default": {"url": bank_url}},
+            webhooks={"allow": ["127.0.0.0/8"], "plain_http": ["127.0.0.0/8"]},
             workers={"threads": 2},
         )
         return Installation(settings, clock=self.clock, spoil=SPOILS)
@@ -139,11 +146,27 @@ class Demo:
                 ]
                 advance(taken.rows)
 
+    def _subscribe(self, installation: Installation, receiver: Receiver) -> None:
+        """Every outlet has its system told by webhook, each with a key of its own."""
+        with installation.store.transaction() as tx:
+            places = views.outlets(tx)
+        keys = {}
+        for outlet, region in places.items():
+            made = endpoints.create(
+                installation.context,
+                installation.webhooks,
+                outlet=outlet,
+                region=region,
+                url=f"{receiver.url}/{outlet}",
+                actor="outlet system",
+            )
+            keys[f"/{outlet}"] = [made.key]
+        receiver.script({}, keys)
+
     def _live(self, installation: Installation) -> None:
         """Production, then eight months in which most people come for their card."""
-        outlets = Outlets(context=installation.context, comes=nine_in_ten)
+        outlets = Outlets(context=installation.context, comes=nine_in_ten, damaged=broken)
         self._produce(installation)
-        self._count_blanks(installation)
         outlets.collect_at_centre()
         days = [0.25, 1, 1, 1, 2, 2, 3, 4, 5, 10, 20, *[20] * 10]
         with self._progress("时间推移 Time goes by", len(days)) as advance:
@@ -156,8 +179,14 @@ class Demo:
                 outlets.collect()
                 outlets.give_notices()
                 outlets.send_back()
+                outlets.reissue()
+                outlets.destroy()
                 self._settle(installation)
                 advance(1)
+        self._count_blanks(installation)
+        with self.console.status("通知网点与银行 Telling outlets and banks"):
+            if not wait_told(installation, timeout_s=60):
+                raise NotQuiet("outlets and banks were not told within a minute")
 
     def _produce(self, installation: Installation) -> None:
         with installation.store.transaction() as tx:
@@ -201,7 +230,9 @@ class Demo:
 
     # ---------------------------------------------------------------------------------------------------- the figures
 
-    def _summary(self, installation: Installation, sample: Sample, bank: BankServer) -> dict[str, Any]:
+    def _summary(
+        self, installation: Installation, sample: Sample, bank: BankServer, receiver: Receiver
+    ) -> dict[str, Any]:
         policies = installation.policies
         with installation.store.transaction() as tx:
             by_status = views.by_status(tx)
@@ -215,13 +246,24 @@ class Demo:
             ledger_agrees = stock.balance(tx) == stock.ledger_balance(tx)
             job = stock.job(tx, self.job)
             cards = sum(views.cards_by_status(tx).values())
+            first_cards = views.applications_with_card(tx)
             verified = views.verified_cards(tx)
-            opened = views.open_accounts(tx)
+            accounts = views.accounts(tx)
+            bundles = views.bundles(tx)
+            differences = views.discrepancies(tx)
+            counter = views.counter(tx)
+            endings = views.endings(tx)
+            destroyed = views.destroyed(tx)
+            told_banks = views.calls(tx)
             by_row, by_event = custody.balance(tx)
+            chains = custody.verify(tx)
+            public = outbox.ids(tx)
             chain = audit.verify(tx)
             ready = outbox.count(tx, "card.ready")
             delivered = views.ever_delivered(tx)
         books = bank.ledger.counts()
+        opened = sum(accounts.values())
+        taken_in = {event for path in receiver.received.values() for event in path}
         blanks = {
             "taken": ledger.get("taken", 0),
             "issued": ledger.get("bound", 0),
@@ -241,10 +283,17 @@ class Demo:
             "blanks taken are issued or spoiled": blanks["taken"] == blanks["issued"] + blanks["spoiled"],
             "the production job balances and is signed by two": job is not None and job.state == "closed",
             "the ledger of blanks agrees with their states": ledger_agrees,
-            "accounts agree with the bank's books": opened == books["accounts"],
-            "a card for every account": opened == cards,
+            "accounts agree with the bank's books": accounts.get("open", 0) == books["accounts"]
+            and accounts.get("closed", 0) == books["closed"],
+            "a card for every account": opened == first_cards,
+            "the bank has answered every instruction": set(told_banks) <= {"done", "declined"},
             "cards by place agree with their custody events": by_row == by_event and sum(by_row.values()) == cards,
+            "every hand-over is signed by two and the chains hold": not chains.faults,
+            "no bundle is left open": all(row.status == "closed" for row in bundles if row.status != "packing")
+            and not differences.get("open"),
             "one ready-card notification for each delivery": ready == delivered,
+            "every event reached its outlet's system": taken_in == public,
+            "every destroyed card has its receipt": destroyed == by_row.get("destroyed", 0),
             "the audit chain holds": chain.broken_at is None,
         }
         return {
@@ -256,12 +305,19 @@ class Demo:
             "rows_refused": sum(taken.rejected for taken in self.took),
             "duplicates_refused": duplicates,
             "accounts_opened": opened,
-            "bank_ledger": {"accounts": books["accounts"], "declined": books["declined"]},
+            "bank_ledger": {key: books[key] for key in ("accounts", "closed", "declined")},
+            "bank_instructions": told_banks,
             "cards_personalised": cards,
             "cards_verified": verified,
             "blanks": blanks,
             "custody": by_row,
+            "bundles": _sums((row.direction, row.n) for row in bundles),
+            "discrepancies": differences,
+            "counter": counter,
+            "returned": endings,
+            "destroyed": destroyed,
             "notifications": ready,
+            "webhooks": {"endpoints": len(receiver.received), "events": len(taken_in)},
             "checks": checks,
         }
 
@@ -349,6 +405,14 @@ class Demo:
                 for s in steps
             ],
         )
+
+
+def _sums(counts: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """Counts of the same name added up."""
+    total: dict[str, int] = {}
+    for name, n in counts:
+        total[name] = total.get(name, 0) + n
+    return total
 
 
 def _photo(installation: Installation, kept: KeptPhoto) -> PhotoStory:

@@ -39,7 +39,7 @@ def snapshot(installation: Installation, *, version: str) -> dict[str, Any]:
         rows, since = outbox.waiting(tx)
         bundles = views.bundles(tx)
         places = views.cards_by_place(tx)
-        disputes = views.open_discrepancies(tx)
+        differences = views.discrepancies(tx)
         counter = views.counter(tx)
         deliveries = views.deliveries(tx)
         channels = views.channels(tx)
@@ -72,7 +72,7 @@ def snapshot(installation: Installation, *, version: str) -> dict[str, Any]:
         "bank": {"pending": calls.get("pending", 0), "unknown": calls.get("unknown", 0), "done": calls.get("done", 0)},
         "bundles": [{"direction": b.direction, "status": b.status, "bundles": b.n} for b in bundles],
         "custody": places,
-        "discrepancies": disputes,
+        "discrepancies": differences,
         "counter": counter,
         "deliveries": deliveries,
         "channels": channels,
@@ -137,7 +137,7 @@ def render(seen: dict[str, Any]) -> list[Any]:
         f" · 事件 events: {seen['outbox']['rows']} · 超期 late: {seen['deadlines']['late']}\n"
         f"柜台 counter: {seen['counter']['notices']} 已通知 told, {seen['counter']['hand_overs']} 已领取 handed over, "
         f"{seen['counter']['undone']} 撤销 undone"
-        f" · 差异 discrepancies: {sum(seen['discrepancies'].values())} 未结 open"
+        f" · 差异 discrepancies: {seen['discrepancies'].get('open', 0)} 未结 open"
         f" · 推送 webhooks: {seen['deliveries'].get('delivered', 0)} 已送达 delivered, "
         f"{seen['deliveries'].get('waiting', 0)} 待送 waiting, {seen['deliveries'].get('exhausted', 0)} 放弃 exhausted"
     )

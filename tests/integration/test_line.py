@@ -46,7 +46,7 @@ def test_an_application_becomes_a_card_in_a_persons_hand(line, submission: Calla
         by_row, by_event = store_custody.balance(tx)
         assert by_row == by_event == {"holder": 1}
         assert stock.ledger_counts(tx) == {"received": 50, "issued": 50, "taken": 1, "bound": 1}
-        assert views.open_accounts(tx) == 1
+        assert views.accounts(tx) == {"open": 1}
     assert line.history(i) == [
         "received", "validation", "photo", "account", "personalisation", "dispatch", "dispatch", "delivered", "delivered",
         "notified", "collected",
