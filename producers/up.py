@@ -27,11 +27,11 @@ from producers.embedded import embedded, only_process
 from producers.file_intake import Watcher
 from producers.roles import alive, stop_on_signals
 from producers.simulators.bank import BankServer
-from producers.simulators.outlet import Outlets, nine_in_ten
+from producers.simulators.outlet import Outlets, broken, nine_in_ten, refuser
 from producers.supervisor import Child, Supervisor, refuse_second
 
 log = logging.getLogger("zhika.up")
-READY_S = 60.0
+READY_S = 120.0
 
 
 def state_file(settings: Settings) -> Path:
@@ -226,16 +226,19 @@ def run_outlets(installation: Installation) -> None:
 
 
 def live(installation: Installation, stopping: threading.Event) -> None:
-    """Fetch, sign, tell and collect whatever there is, once a second."""
-    people = Outlets(context=installation.context, comes=nine_in_ten)
+    """Fetch, sign, tell, collect and send back whatever there is, once a second. Bundles leave as full as they are."""
+    people = Outlets(context=installation.context, comes=nine_in_ten, damaged=broken, refuses=refuser)
     while not stopping.wait(1.0):
         try:
             people.collect_at_centre()
+            people.seal()
             people.ship()
             people.receive()
             people.collect()
             people.give_notices()
+            people.refuse()
             people.send_back()
+            people.destroy()
         except (TransientError, Refused) as error:
             log.warning("outlets: %s", error)
         except Exception as error:

@@ -151,6 +151,9 @@ def _tell(console: Console, summary: dict[str, Any], out: Path) -> None:
         f"{summary['duplicates_refused']} 重复 duplicate",
         f"{summary['accounts_opened']} 个账户 accounts · {summary['cards_personalised']} 张卡 cards, "
         f"{summary['cards_verified']} 已读回核对 read back · 空白卡 blanks {blanks['taken']} 领用 taken, {blanks['spoiled']} 报废 spoiled",
+        f"{summary['bundles'].get('out', 0)} 箱发往网点 bundles out, {summary['bundles'].get('back', 0)} 箱退回 back · "
+        f"{summary['counter']['notices']} 已通知 told · {summary['counter']['hand_overs']} 已交付 handed over · "
+        f"{summary['destroyed']} 已销毁 destroyed · {summary['webhooks']['events']} 次推送 webhooks",
         sep="\n",
     )
     for check, holds in summary["checks"].items():
@@ -183,8 +186,9 @@ def up(
     ] = True,
     blanks: Annotated[int, typer.Option(min=0, help="virtual blanks put into an empty stock")] = 1000,
     outlets: Annotated[
-        bool, typer.Option("--outlets/--no-outlets", help="simulated couriers, clerks and applicants")
-    ] = False,
+        bool | None,
+        typer.Option("--outlets/--no-outlets", help="simulated couriers, clerks and applicants; as --simulators says"),
+    ] = None,
     ready_file: Annotated[Path | None, typer.Option(help="also write the ready line to this file")] = None,
     bank_bind: Annotated[str, typer.Option(help="where the simulated bank listens")] = "127.0.0.1:8710",
     bank_faults: Annotated[str, typer.Option(help="faults of the simulated bank")] = "",
@@ -197,7 +201,7 @@ def up(
     machine.up(
         settings,
         simulators=simulators,
-        outlets=outlets,
+        outlets=simulators if outlets is None else outlets,
         blanks=blanks,
         ready_file=ready_file,
         bank_bind=bank_bind,

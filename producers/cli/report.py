@@ -359,6 +359,24 @@ def _tiles(summary: Mapping[str, Any]) -> Iterator[Tile]:
         yield Tile(Words("领用空白卡", "Blanks taken"), f"{blanks.get('taken', 0)}", note)
     if "duplicates_refused" in summary:
         yield Tile(Words("拦下重复申请", "Duplicates refused"), f"{summary['duplicates_refused']}")
+    if bundles := summary.get("bundles"):
+        found = summary.get("discrepancies", {})
+        note = " · ".join(
+            f"{zh} {found[key]} {key}"
+            for key, zh in (("missing", "短少"), ("damaged", "破损"), ("extra", "多出"))
+            if key in found
+        )
+        yield Tile(Words("网点签收卡箱", "Bundles scanned in at outlets"), f"{bundles.get('out', 0)}", note)
+        yield Tile(Words("退回中心卡箱", "Bundles sent back to the centre"), f"{bundles.get('back', 0)}")
+    if counter := summary.get("counter"):
+        note = f"撤销 {counter['undone']} undone"
+        yield Tile(Words("通知领卡", "Applicants told"), f"{counter['notices']}")
+        yield Tile(Words("柜台交付", "Handed over at counters"), f"{counter['hand_overs']}", note)
+    if "destroyed" in summary:
+        yield Tile(Words("双人销毁", "Destroyed by two people"), f"{summary['destroyed']}")
+    if hooks := summary.get("webhooks"):
+        note = f"网点系统 {hooks['endpoints']} outlet systems"
+        yield Tile(Words("推送事件", "Events delivered by webhook"), f"{hooks['events']}", note)
 
 
 def _flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

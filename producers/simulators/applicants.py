@@ -39,6 +39,8 @@ overlooked = one_in(15, "overlooked")
 """Whose card is missed when its bundle is opened, and turns up at the second look."""
 broken = one_in(40, "broken")
 """Whose card arrives damaged."""
+refuser = one_in(12, "refuses")
+"""Who is told of the card and does not want it: it goes back to the centre."""
 asks_again = one_in(2, "asks again")
 """Who did not come in time, and asks the centre for the card later."""
 _SENDS_ANOTHER = one_in(12, "sends another")

@@ -29,11 +29,12 @@ from producers.simulators.applicants import (
     nobody,
     one_in,
     overlooked,
+    refuser,
     visit,
     waiver,
 )
 
-__all__ = ["COURIER", "Outlets", "broken", "nine_in_ten"]
+__all__ = ["COURIER", "Outlets", "broken", "nine_in_ten", "refuser"]
 
 COURIER = "courier_1"
 STOREKEEPER, WITNESS = "storekeeper", "auditor"
@@ -46,13 +47,15 @@ class Outlets:
     """Every outlet of the installation, and the centre's store.
 
     `comes(acceptance number)` says whether an applicant will ever come for the card by themselves, `mislaid` whether a card is
-    overlooked when its bundle is opened, `damaged` whether it arrives broken: it is made again then, which takes a blank.
+    overlooked when its bundle is opened, `damaged` whether it arrives broken: it is made again then, which takes a blank. `refuses`
+    says whether they do not want the card when they hear of it.
     """
 
     context: Context
     comes: Chance
     mislaid: Chance = overlooked
     damaged: Chance = nobody
+    refuses: Chance = nobody
 
     def seal(self) -> int:
         """The dispatcher closes every bundle as full as it is."""
@@ -101,11 +104,23 @@ class Outlets:
         """Applicants who come take their card."""
         taken = 0
         for outlet, card in self._cards("notified"):
+            if self.refuses(card.acceptance_no):
+                continue
             if self.comes(card.acceptance_no) or self._asked_again(card):
                 with _somebody_was_quicker():
                     self._hand_over(card, outlet)
                     taken += 1
         return taken
+
+    def refuse(self) -> int:
+        """Clerks set aside the cards of applicants who do not want them."""
+        refused = 0
+        for outlet, card in self._cards("notified"):
+            if self.refuses(card.acceptance_no):
+                with _somebody_was_quicker():
+                    returns.ask_back(self.context, card.card, outlet=outlet, reason="refused", actor=_clerk(outlet))
+                    refused += 1
+        return refused
 
     def collect_at_centre(self) -> int:
         """Applicants with an urgent card take it at the centre's own counter."""
