@@ -52,6 +52,11 @@ def new_id(prefix: str, *, now: datetime, random: Callable[[int], bytes] = os.ur
     return prefix + "".join(CROCKFORD[value >> 5 * place & 31] for place in reversed(range(_ULID_CHARS)))
 
 
+def outlet_code(outlet: str) -> str:
+    """The outlet's own code, as banks know it: its id without the prefix `out_`."""
+    return outlet.removeprefix("out_")
+
+
 def id_floor(prefix: str, at: datetime) -> str:
     """What sorts before every id of this prefix made at `at` or later, and after all made earlier, to the millisecond."""
     ms = int(at.timestamp() * 1000)

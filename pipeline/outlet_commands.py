@@ -19,8 +19,14 @@ MAX_BYTES = 64 * 1024
 """A bundle's receipt with all its cards takes a tenth of it."""
 CLOCK_FORMAT = Wanted("带时区的 RFC 3339 时间", "an RFC 3339 time with its offset")
 _ID_LISTS = 1000
+_DEPTH = 8
+"""No command nests deeper than its agent's data, which is the third level."""
 _KEY = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_OUTLET = re.compile(r"outlet\.(out_[A-Za-z0-9_-]{1,60})")
+_OUTLET = re.compile(r"out_[A-Za-z0-9_-]{1,60}")
+_OURS = re.compile(r"(card|bun)_[0-9a-z]{26}")
+"""Ids as we make them; digits in a row are chance."""
+_NO_TEXT = re.compile("[\x00\ud800-\udfff]")
+"""NUL and halves of a surrogate pair: JSON may name them, no database keeps them."""
 
 Taker = Literal["holder", "guardian", "proxy", "unit"]
 Method = Literal["sms", "phone", "letter", "in_person", "unit"]
@@ -99,14 +105,19 @@ def sender_of(message: CommandMessage) -> str:
     Raises:
         Refused: no user, or another than the outlet of the routing key.
     """
-    match = _OUTLET.fullmatch(message.user or "")
-    if match is None or match[1] != message.routing_key:
+    outlet = message.routing_key
+    if not names_outlet(outlet) or message.user != f"outlet.{outlet}":
         raise Refused(
             "消息须带 user_id 属性（即登录用户），且路由键为本网点编号",
             "the message needs the property user_id (the user that is logged in), and the outlet's own id as its key",
             code="unauthenticated",
         )
-    return match[1]
+    return outlet
+
+
+def names_outlet(routing_key: str) -> bool:
+    """Whether a routing key can be an outlet's id."""
+    return _OUTLET.fullmatch(routing_key) is not None
 
 
 def key_of(message: CommandMessage) -> str:
@@ -129,17 +140,40 @@ def parse(body: bytes) -> dict[str, Any]:
 
     Raises:
         Unreadable: it is no JSON object.
-        Refused: it is too large.
+        Refused: it is too large, nests too deep, or holds what is no text.
     """
     if len(body) > MAX_BYTES:
         raise Refused("消息超过 64 KiB", "the message is larger than 64 KiB", code="too-large")
     try:
-        document = json.loads(body)
+        document = json.loads(body.decode(), parse_constant=_no_number)
     except (ValueError, RecursionError):
         raise Unreadable from None
     if not isinstance(document, dict):
         raise Unreadable
+    _must_be_plain(document)
     return document
+
+
+def _no_number(constant: str) -> float:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _must_be_plain(document: dict[str, Any]) -> None:
+    level: list[Any] = [document]
+    for _ in range(_DEPTH):
+        if any(isinstance(item, str) and _NO_TEXT.search(item) for item in level):
+            raise Refused(
+                "消息含空字符或残缺的代理字符（\\u0000、\\ud800–\\udfff），请改正后以新的 message_id 重发",
+                "the message holds NUL or half of a surrogate pair (\\u0000, \\ud800–\\udfff): correct it and send it under a new id",
+                code="validation-failed",
+            )
+        objects = [item for item in level if isinstance(item, dict)]
+        level = [inner for item in level if isinstance(item, list) for inner in item]
+        level += [inner for item in objects for inner in (*item, *item.values())]
+    if level:
+        raise Refused(
+            f"消息嵌套超过 {_DEPTH} 层", f"the message nests deeper than {_DEPTH} levels", code="validation-failed"
+        )
 
 
 def kind_of(document: Mapping[str, Any]) -> str:
@@ -178,9 +212,15 @@ class _Body(JsonObject):
     """The `data` of a command."""
 
     def card(self, subject: str) -> str:
-        if not re.fullmatch(r"card_[0-9a-z]{1,32}", subject):
+        if not re.fullmatch(r"card_[0-9a-z]{1,32}", subject) or _names_somebody(subject):
             self.note("format", "../subject", wanted=Wanted("卡片编号 card_…", "the id of a card, card_…"))
         return subject
+
+    def bundle(self, name: str) -> str:
+        text = self.text(name, form=r"bun_[0-9a-z]{1,32}", wanted=_BUNDLE, required=True)
+        if _names_somebody(text):
+            self.note("format", name, wanted=_BUNDLE)
+        return text
 
     def clerk(self, name: str, *, required: bool = True) -> str:
         """The clerk's staff number at the outlet; nobody's identity number."""
@@ -189,8 +229,12 @@ class _Body(JsonObject):
             self.note("format", name, wanted=_STAFF)
         return text
 
-    def reference(self, name: str, *, required: bool = False) -> str:
-        return self.raw(name, at_most=64, required=required)
+    def reference(self, name: str) -> str:
+        """Where something is filed."""
+        text = self.raw(name, at_most=64)
+        if looks_personal(text):
+            self.note("format", name, wanted=_REFERENCE)
+        return text
 
     def flag(self, name: str, *, default: bool) -> bool:
         value = self.take(name)
@@ -218,7 +262,7 @@ class _Body(JsonObject):
         return at
 
     def ids(self, name: str, *, or_all: bool = False) -> tuple[str, ...] | None:
-        """A list of ids or serials; None where it is absent, or "all"."""
+        """A list of ids or serials; None where it is absent, or "all". Which of them may be kept, who looks them up decides."""
         value = self.take(name)
         if value is None or (or_all and value == "all"):
             return None
@@ -231,16 +275,23 @@ class _Body(JsonObject):
         return tuple(cast("list[str]", value))
 
 
+_BUNDLE = Wanted("卡箱编号 bun_…", "the id of a bundle, bun_…")
 _STAFF = Wanted("经办人工号（字母和数字）", "the clerk's staff number, letters and digits")
+_REFERENCE = Wanted(
+    "归档编号或收据号，不能是证件号码或手机号码；确非个人号码的，请用连字符分段",
+    "the number of a file or receipt, not of a person's document or phone; if it is none, in groups with hyphens",
+)
+
+
+def _names_somebody(our_id: str) -> bool:
+    return not _OURS.fullmatch(our_id) and looks_personal(our_id)
 
 
 def _bundle_receive(data: _Body, _subject: str) -> BundleReceive:
     data.instant("received_at")
     return BundleReceive(
-        bundle_id=data.text(
-            "bundle_id", form=r"bun_[0-9a-z]{1,32}", wanted=Wanted("卡箱编号 bun_…", "bun_…"), required=True
-        ),
-        seal_no=data.reference("seal_no", required=True),
+        bundle_id=data.bundle("bundle_id"),
+        seal_no=data.raw("seal_no", at_most=64, required=True),
         seal_intact=data.flag("seal_intact", default=True),
         received=data.ids("received", or_all=True),
         missing=data.ids("missing") or (),
@@ -279,10 +330,12 @@ def _hand_over(data: _Body, subject: str) -> HandOver:
             relation=proxy.raw("relation", at_most=40),
         )
     proxy.close()
-    papers = {"introduction_letter" if taken_by == "unit" else "mandate": letter, "holder_document": holder_document}
+    # A unit's letter is what the region calls it: a letter of introduction, or the unit's mandate (WH-11).
+    letters = ("introduction_letter", "mandate") if taken_by == "unit" else ("mandate",)
+    papers = {**dict.fromkeys(letters, letter), "holder_document": holder_document}
     return HandOver(
         card_id=data.card(subject),
-        serial=data.reference("card_serial", required=True),
+        serial=data.raw("card_serial", at_most=64, required=True),
         taken_by=taken_by,
         document_type=document_type,
         document_number=number,

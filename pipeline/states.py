@@ -38,9 +38,18 @@ STATUSES: MappingProxyType[str, Status] = MappingProxyType(
         "photo": _s("photo", "reviewing", "审核中", "In review", "account", *_STOPS),
         "account": _s("account", "account_opening", "银行开户中", "Opening account", "personalisation", *_STOPS),
         "personalisation": _s(
-            "personalisation", "producing", "制卡中", "In production", "dispatch", "held", "collected", "cancelled"
+            "personalisation",
+            "producing",
+            "制卡中",
+            "In production",
+            # The account the card was to carry is being closed, or was: another one is opened first.
+            "account",
+            "dispatch",
+            "held",
+            "collected",
+            "cancelled",
         ),
-        "dispatch": _s("dispatch", "produced", "已制卡", "Produced", "delivered", "held", "personalisation"),
+        "dispatch": _s("dispatch", "produced", "已制卡", "Produced", "delivered", "held", "account", "personalisation"),
         "delivered": _s(
             "collection",
             "at_outlet",
@@ -65,11 +74,14 @@ STATUSES: MappingProxyType[str, Status] = MappingProxyType(
             "recalled",
             live=False,
         ),
-        "uncollected": _s("collection", "overdue", "逾期未领", "Overdue", "collected", "recalled"),
+        "uncollected": _s("collection", "overdue", "逾期未领", "Overdue", "collected", "recalled", "returned"),
         "recalled": _s("collection", "overdue", "逾期未领", "Overdue", "returned", "collected"),
-        "returned": _s("collection", "sealed", "逾期封存", "Returned", "reissued", "personalisation", "destroyed"),
+        # A card that is made again goes by the account stage where it carries a bank card number: that is another one then.
+        "returned": _s(
+            "collection", "sealed", "逾期封存", "Returned", "reissued", "account", "personalisation", "destroyed"
+        ),
         # Not delivered but lost or damaged on its second way: made again.
-        "reissued": _s("collection", "shipped", "已寄出", "Shipped again", "delivered", "personalisation"),
+        "reissued": _s("collection", "shipped", "已寄出", "Shipped again", "delivered", "account", "personalisation"),
         "destroyed": _s(None, "closed", "已销毁，需重新申领", "Destroyed", live=False),
         "awaiting_correction": _s(
             None, "needs_correction", "待补正", "Needs correction", "validation", "rejected", "cancelled"

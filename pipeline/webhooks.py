@@ -107,10 +107,10 @@ def retry_after_s(headers: Mapping[str, str], *, now: datetime) -> float:
         return min(float(told[:9]), MAX_RETRY_AFTER_S)
     try:
         at = parsedate_to_datetime(told)
-    except ValueError:
+        # An HTTP date is in GMT; one that says "-0000" is read as naive.
+        wait_s = (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds()
+    except (ValueError, TypeError, LookupError, OverflowError):  # what the parser says to a date that is none
         return 0
-    # An HTTP date is in GMT; one that says "-0000" is read as naive.
-    wait_s = (at.replace(tzinfo=at.tzinfo or UTC) - now).total_seconds()
     return min(max(wait_s, 0), MAX_RETRY_AFTER_S)
 
 

@@ -10,7 +10,7 @@ from datetime import date, datetime, timedelta
 
 from pipeline.clock import SHANGHAI
 from pipeline.errors import TransientError
-from pipeline.services import bank_desk
+from pipeline.services import bank_desk, unclaimed
 from pipeline.services.bank_desk import Banks, Differences
 from pipeline.services.context import Context
 from pipeline.stages.bank_calls import Patience
@@ -20,6 +20,9 @@ log = logging.getLogger("zhika.bank_desk")
 EVERY_S = 1.0
 COMPARE_FROM_H = 2
 """The hour in China from which the books of the day before are compared: by then a bank has closed them (assumed)."""
+
+UNCLAIMED_EVERY = timedelta(minutes=1)
+"""How often is looked for calls that no application asks about any more."""
 
 AGAIN = timedelta(hours=1)
 """When a bank that could not be asked for its books is asked again."""
@@ -54,10 +57,14 @@ class BankDesk:
     def _lead(self, stopping: threading.Event, leads: Callable[[], bool]) -> None:
         codes = bank_desk.codes_of(self.context)
         night = Night()
+        ask_at = self.context.now()
         while not stopping.is_set() and leads():
             bank_desk.collect(self.context, self.banks, codes)
             ran = bank_desk.run(self.context, self.banks, patience=self.patience)
             now = self.context.now()
+            if now >= ask_at:
+                unclaimed.ask(self.context, self.banks, patience=self.patience)
+                ask_at = now + UNCLAIMED_EVERY
             if (day := night.due(now)) is not None:
                 codes = bank_desk.codes_of(self.context)
                 compared = bank_desk.reconcile(self.context, self.banks, day, codes=codes)

@@ -44,6 +44,8 @@ def embedded(
             lease=timedelta(seconds=settings.workers.order_lease_s),
         )
         timers = Timers(context=installation.context, every_s=sweep_every_s)
+        with installation.store.transaction() as tx:
+            applications.unqueue(tx)  # orders of a former process lie in no broker any more
         desk = BankDesk(
             context=installation.context, banks=installation.bank, patience=installation.patience, every_s=sweep_every_s
         )

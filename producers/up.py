@@ -32,6 +32,7 @@ from producers.supervisor import Child, Supervisor, refuse_second
 
 log = logging.getLogger("zhika.up")
 READY_S = 120.0
+BANK = "bank"
 
 
 def state_file(settings: Settings) -> Path:
@@ -159,7 +160,7 @@ def _supervised(
     if bank_bind is not None:
         books = str(settings.data_dir / "bank-ledger.db")
         arguments = ["simulate", "bank", "--bind", bank_bind, "--ledger", books, "--faults", bank_faults]
-        children.append(Child("bank", arguments))
+        children.append(Child(BANK, arguments))
         environment["ZHIKA_BANKS__DEFAULT__URL"] = f"http://{bank_bind}"
     children += [Child(f"worker:{stage}", ["run", "worker", "--stages", stage]) for stage in STAGES]
     children.append(Child("file-intake", ["run", "file-intake"]))
@@ -168,14 +169,14 @@ def _supervised(
     supervisor = Supervisor(children=children, environment=environment, state=state_file(settings))
     supervisor.stopping = stop_on_signals()
     supervisor.start()
-    late = threading.Event()
+    missing: list[str] = []
     thread = threading.Thread(
-        target=_announce_when_up, args=(settings, supervisor, bank_bind, ready, late), daemon=True
+        target=_announce_when_up, args=(settings, supervisor, bank_bind, ready, missing), daemon=True
     )
     thread.start()
     supervisor.watch()
-    if late.is_set():
-        raise Defect(f"not every role came up within {READY_S:.0f} s; see the log")
+    if missing:
+        raise Defect(f"not up within {READY_S:.0f} s: {', '.join(missing)}; see the log")
 
 
 def _announce_when_up(
@@ -183,30 +184,38 @@ def _announce_when_up(
     supervisor: Supervisor,
     bank_bind: str | None,
     ready: Callable[[], None],
-    late: threading.Event,
+    missing: list[str],
 ) -> None:
-    """Say so once every role has given a sign of life; when that takes too long, set `late` and stop."""
+    """Say so once every role has given a sign of life; when that takes too long, name the `missing` and stop."""
     installation = Installation(settings)
-    wanted = len(supervisor.children) - (bank_bind is not None)
     until = time.monotonic() + READY_S
+    silent: list[str] = []
     try:
         while time.monotonic() < until and not supervisor.stopping.is_set():
             now = installation.clock.now()
             try:
                 with installation.store.transaction() as tx:
-                    ours = {child.process.pid for child in supervisor.children if child.process is not None}
-                    fresh = [r for r in control.roles(tx) if r.pid in ours and (now - r.beat_at).total_seconds() < 5]
+                    fresh = {r.pid for r in control.roles(tx) if (now - r.beat_at).total_seconds() < 5}
             except TransientError:
-                fresh = []
-            if len(fresh) >= wanted and (bank_bind is None or _answers(bank_bind)):
+                fresh = set()
+            silent = [
+                child.role
+                for child in supervisor.children
+                if not (_answers(bank_bind) if child.role == BANK and bank_bind else _pid(child) in fresh)
+            ]
+            if not silent:
                 ready()
                 return
             time.sleep(0.2)
         if not supervisor.stopping.is_set():
-            late.set()
+            missing += silent
             supervisor.stopping.set()
     finally:
         installation.close()
+
+
+def _pid(child: Child) -> int | None:
+    return None if child.process is None else child.process.pid
 
 
 def _answers(bind: str) -> bool:

@@ -169,7 +169,8 @@ class BankHttp:
         for instruction in instructions:
             if by_key.setdefault(instruction.key, instruction) != instruction:
                 raise ValueError("one key with two contents in one call")
-        asks = {key: self._telling(instruction) for key, instruction in by_key.items()}
+        now = self._clock.now()
+        asks = {key: self._telling(instruction, now) for key, instruction in by_key.items()}
         results = self._exchange_all(asks, deadline)
         return {key: cast("BankReply | BankFailure", result) for key, result in results.items()}
 
@@ -179,7 +180,8 @@ class BankHttp:
         Raises:
             RuntimeError: the gateway is closed.
         """
-        results = self._exchange_all({key: _asking(key) for key in keys}, deadline)
+        now = self._clock.now()
+        results = self._exchange_all({key: _asking(key, now) for key in keys}, deadline)
         return {key: cast("BankReply | BankFailure | None", result) for key, result in results.items()}
 
     def collect(self, *, after: str | None, limit: int) -> LateReplies:
@@ -195,9 +197,9 @@ class BankHttp:
             RuntimeError: the gateway is closed.
         """
         replies: dict[Key, BankReply] = {}
-        cursor = ""
+        cursor, now = "", self._clock.now()
         for _ in range(_MAX_PAGES):
-            page = self._exchange_all({cursor: _paging(day, cursor)}, deadline)[cursor]
+            page = self._exchange_all({cursor: _paging(day, cursor, now)}, deadline)[cursor]
             if isinstance(page, OutcomeUnknown):  # reading does nothing, so nothing is in doubt
                 raise TransientError(f"the statement was not read: {page}")
             if not isinstance(page, StatementPage):
@@ -210,7 +212,7 @@ class BankHttp:
             cursor = page.next_cursor
         raise TransientError("the bank's statement does not end")
 
-    def _telling(self, instruction: Instruction) -> _Ask | Defect:
+    def _telling(self, instruction: Instruction, now: datetime) -> _Ask | Defect:
         key = instruction.key
         if instruction.bank_code != self.bank_code or not sendable(key):
             return Defect("this instruction cannot be told to this bank")
@@ -218,7 +220,12 @@ class BankHttp:
             content = json.dumps(document(instruction), ensure_ascii=False, separators=(",", ":")).encode()
         except UnicodeEncodeError:  # a lone surrogate in a text
             return Defect("this instruction cannot be told to this bank")
-        return _Ask(url=_INSTRUCTIONS, key=key, content=content, read=lambda body: read_reply(body, key, instruction))
+        return _Ask(
+            url=_INSTRUCTIONS,
+            key=key,
+            content=content,
+            read=lambda body: read_reply(body, key, instruction, now=now),
+        )
 
     def _exchange_all(self, asks: Mapping[Key, _Ask | Defect], deadline: datetime) -> dict[Key, Result]:
         left_s = (deadline - self._clock.now()).total_seconds()
@@ -286,17 +293,17 @@ def _tls(cert: Path | None, cert_key: Path | None, ca: Path | None) -> ssl.SSLCo
     return context
 
 
-def _asking(key: Key) -> _Ask | Defect:
+def _asking(key: Key, now: datetime) -> _Ask | Defect:
     if not sendable(key):
         return Defect("a key is at most 64 printable ASCII characters")
-    return _Ask(url=f"{_INSTRUCTIONS}/{quote(key, safe='')}", key=key, read=lambda body: read_reply(body, key))
+    return _Ask(url=f"{_INSTRUCTIONS}/{quote(key, safe='')}", key=key, read=lambda body: read_reply(body, key, now=now))
 
 
-def _paging(day: date, cursor: str) -> _Ask:
+def _paging(day: date, cursor: str, now: datetime) -> _Ask:
     query = f"?cursor={quote(cursor, safe='')}" if cursor else ""
     return _Ask(
         url=f"{_STATEMENTS}/{day.isoformat()}{query}",
-        read=lambda body: read_statement(body, day),
+        read=lambda body: read_statement(body, day, now=now),
         most_bytes=_MAX_PAGE_BYTES,
     )
 

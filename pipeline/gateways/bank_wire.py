@@ -9,9 +9,10 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from datetime import date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
+from pipeline.identifiers import luhn_holds
 from pipeline.person import Agent, Person
 from pipeline.ports import (
     ActivateFinancial,
@@ -43,6 +44,8 @@ OPERATIONS: Mapping[type[Instruction], str] = {
 """What an instruction is called, on the wire and in books."""
 
 _MAX_TEXT = 200
+_LATEST = timedelta(days=366)
+"""How far ahead an answer may be promised; a promise beyond it is a slip, and would leave the application alone for ever."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,28 +100,28 @@ def _plain(value: object) -> object:
     return value
 
 
-def read_reply(body: bytes, key: Key, instruction: Instruction | None = None) -> BankReply | None:
+def read_reply(body: bytes, key: Key, instruction: Instruction | None = None, *, now: datetime) -> BankReply | None:
     """The reply for `key`, and with `instruction` about the account and card it names; None when the body is none."""
     try:
         told = json.loads(body)
-        reply = _reply(told)
+        reply = _reply(told, now)
         if told["key"] != key or (isinstance(reply, Done) and not _about(reply, instruction)):
             return None
         return reply
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
 
-def read_statement(body: bytes, day: date) -> StatementPage | None:
+def read_statement(body: bytes, day: date, *, now: datetime) -> StatementPage | None:
     """A page of the statement of `day`; None when the body is none, or names a key twice."""
     try:
         told = json.loads(body)
         items, cursor = told["items"], told["next_cursor"]
-        replies = {_text(item["key"]): _reply(item) for item in items}
+        replies = {_sent(item["key"]): _reply(item, now) for item in items}
         if told["date"] != day.isoformat() or len(replies) != len(items):
             return None
         return StatementPage(replies=replies, next_cursor=None if cursor is None else _text(cursor))
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
 
@@ -128,19 +131,28 @@ def _about(reply: Done, instruction: Instruction | None) -> bool:
     return (account_ref, card_number) == (reply.account_ref, reply.card_number)
 
 
-def _reply(told: Mapping[str, Any]) -> BankReply:
-    return _REPLIES[told["status"]](told)
+def _reply(told: Mapping[str, Any], now: datetime) -> BankReply:
+    return _pending(told, now) if told["status"] == "pending" else _ENDS[told["status"]](told)
 
 
 def _text(value: object) -> str:
     if not isinstance(value, str) or not 0 < len(value) <= _MAX_TEXT:
         raise ValueError
+    value.encode()  # a lone surrogate is no text
     return value
+
+
+def _sent(key: Key) -> Key:
+    if not sendable(key):
+        raise ValueError
+    return key
 
 
 def _done(told: Mapping[str, Any]) -> Done:
     reference, number, account_class = told["account_ref"], told["card_number"], told["account_class"]
-    if not re.fullmatch(r"[!-~]{1,64}", reference) or not re.fullmatch(r"[0-9]{12,19}", number):
+    if not re.fullmatch(r"[!-~]{1,64}", reference):
+        raise ValueError
+    if not re.fullmatch(r"[0-9]{16,19}", number) or not luhn_holds(number):
         raise ValueError
     if account_class not in ("I", "II", "III"):
         raise ValueError
@@ -149,20 +161,19 @@ def _done(told: Mapping[str, Any]) -> Done:
 
 def _declined(told: Mapping[str, Any]) -> Declined:
     code, text = told["code"], told["text"]
-    if not (isinstance(code, str) and code and isinstance(text, str)):
+    if not (isinstance(code, str) and code.isprintable() and code and isinstance(text, str)):
         raise ValueError
     return Declined(code=code[:_MAX_TEXT], text=text[:_MAX_TEXT])
 
 
-def _pending(told: Mapping[str, Any]) -> Pending:
+def _pending(told: Mapping[str, Any], now: datetime) -> Pending:
     expected_by = datetime.fromisoformat(told["expected_by"])
     if expected_by.tzinfo is None:
+        raise ValueError
+    expected_by = expected_by.astimezone(UTC)
+    if expected_by > now + _LATEST:
         raise ValueError
     return Pending(expected_by=expected_by)
 
 
-_REPLIES: Mapping[str, Callable[[Mapping[str, Any]], BankReply]] = {
-    "done": _done,
-    "declined": _declined,
-    "pending": _pending,
-}
+_ENDS: Mapping[str, Callable[[Mapping[str, Any]], BankReply]] = {"done": _done, "declined": _declined}

@@ -17,7 +17,7 @@ from pipeline.ports import Key
 from pipeline.services.context import Context
 from pipeline.services.operate import let_go
 from pipeline.stages.account import CallSettled
-from pipeline.store import accounts, audit, bank_books, bank_desk
+from pipeline.store import accounts, audit, bank_books, bank_desk, unclaimed
 from pipeline.store.bank_desk import Settled
 from pipeline.store.engine import Tx
 from pipeline.store.types import Record
@@ -163,6 +163,8 @@ def listing(
 def ask_again(context: Context, key: Key, *, actor: str) -> None:
     """The bank is asked now what became of an instruction; one that is held goes on by its answer, or is held again.
 
+    One of an application that has ended is asked about by the desk (`services.unclaimed`).
+
     Raises:
         NotFound: no such instruction.
         Conflict: its end is known, or it is being asked about.
@@ -172,7 +174,7 @@ def ask_again(context: Context, key: Key, *, actor: str) -> None:
         call = _locked(tx, key)
         if call.state in ("done", "declined", "closed") and not call.held:
             raise Conflict("该指令已有结果", "the instruction is settled")
-        if call.seq is None:
+        if call.seq is None and not _left(tx, key):
             _release_applications(tx, key, reason="bank.asked", actor=actor, now=now)
         else:
             # What the bank declined is asked about too: it may have been told otherwise in the meantime.
@@ -220,7 +222,8 @@ def _settle_for_stage(tx: Tx, call: Record, outcome: Outcome, *, reason: str, ac
         )
     if call.state not in ("intent", "unknown", "pending"):
         raise Conflict("该指令已有结果", "the instruction is settled")
-    _release_applications(tx, call.key, reason=reason, actor=actor, now=now)
+    if not _left(tx, call.key):
+        _release_applications(tx, call.key, reason=reason, actor=actor, now=now)
     accounts.write_settled(tx, [CallSettled(key=call.key, state=outcome, code="by_hand")], now=now)
 
 
@@ -230,6 +233,19 @@ def _release_applications(tx: Tx, key: Key, *, reason: str, actor: str, now: dat
     if not held:
         raise _busy()
     let_go(tx, held, reason=reason, actor=actor, now=now)
+
+
+def _left(tx: Tx, key: Key) -> bool:
+    """Whether no application asks about a call of the account stage any more.
+
+    Raises:
+        Conflict: the desk is just asking.
+    """
+    call = bank_books.find(tx, key)
+    left = unclaimed.is_left(tx, key)
+    if left and call is not None and call.lease_token is not None:
+        raise _busy()
+    return left
 
 
 def _locked(tx: Tx, key: Key) -> Record:
@@ -244,7 +260,8 @@ def _locked(tx: Tx, key: Key) -> Record:
 
 
 def _write(tx: Tx, call: Record, settled: Settled, *, now: datetime) -> None:
-    if not bank_desk.settle(tx, [settled], accounts=[call.account_id], token=None, now=now):
+    about = [] if call.account_id is None else [call.account_id]
+    if not bank_desk.settle(tx, [settled], accounts=about, token=None, now=now):
         raise _busy()
 
 

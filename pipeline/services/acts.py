@@ -16,8 +16,9 @@ from pipeline.identifiers import normalise_number
 from pipeline.outcomes import Advance
 from pipeline.policy import Policy
 from pipeline.services.context import Context
+from pipeline.shape import looks_personal
 from pipeline.stages.collection import card_event
-from pipeline.store import applications, custody, handing, outbox
+from pipeline.store import applications, custody, handing, outbox, packing
 from pipeline.store.applications import Claimed
 from pipeline.store.engine import Tx
 from pipeline.store.types import Record
@@ -95,7 +96,32 @@ def at_place(tx: Tx, card_id: str, outlet: str | None) -> tuple[Record, Claimed]
             f"card {card_id} goes back to the centre ({card.return_reason}): put it into the next back bundle",
             code="going-back",
         )
+    if card.status == "voided":
+        raise Conflict(
+            "该卡已作废，请勿发放，退回中心", "the card is void: send it back to the centre", code="card-void"
+        )
+    if (bundle_id := packing.sealed_in(tx, card)) is not None:
+        raise Conflict(
+            f"卡片 {card_id} 已封入卡箱 {bundle_id}，待快递员取走，不能在此办理",
+            f"card {card_id} is sealed in bundle {bundle_id} and waits for the courier: nothing is done with it here",
+            code="card-packed",
+        )
     return card, claimed
+
+
+def not_personal(reference: str, zh: str, en: str) -> str:
+    """A reference that is kept in clear, if it is nobody's identity or phone number.
+
+    Raises:
+        Refused: it looks like one; it is not repeated.
+    """
+    if looks_personal(reference):
+        raise Refused(
+            f"{zh}疑似证件号码或手机号码，请核对；确非个人号码的，请用连字符分段填写",
+            f"{en} looks like an identity or phone number: compare it, and if it is none, write it in groups with hyphens",
+            code="looks-personal",
+        )
+    return reference
 
 
 def policy_of(context: Context, claimed: Claimed) -> Policy:

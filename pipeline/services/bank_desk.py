@@ -121,7 +121,8 @@ def judged(call: Due, answer: Answered | None, now: datetime) -> Settled:
         case Done():
             return Settled(key=call.key, state="done")
         case Declined(code=code):
-            return Settled(key=call.key, state="declined", held=True, code=code)
+            # That an older card was made or may be used, a bank may decline once the next one is bound: nobody needs that any more.
+            return Settled(key=call.key, state="declined", held=not call.outdated, code=code)
         case Pending(expected_by=by):
             return Settled(key=call.key, state="pending", expected_by=by, next_try_at=max(by, later))
         case NotYet(until=until):

@@ -9,10 +9,11 @@ from pipeline.errors import Conflict, NotFound
 from pipeline.services.acts import bundle_event, bundle_in, move, same_seal, tell, two_people
 from pipeline.services.context import Context
 from pipeline.services.scan_in import Receipt, Told, must_be_settled, scan_in
-from pipeline.store import audit, custody, packing, timers
+from pipeline.store import applications, audit, custody, packing, timers
 from pipeline.store.applications import Claimed
 from pipeline.store.custody import Place
 from pipeline.store.engine import Tx
+from pipeline.store.types import Record
 
 UNDER_WAY = ("dispatch", "reissued")
 """Statuses of applications whose card has yet to reach its outlet."""
@@ -41,14 +42,16 @@ def ship(context: Context, bundle_id: str, *, carrier: str, actor: str, carrier_
 
     Raises:
         NotFound: no such bundle.
-        Conflict: it is not sealed.
+        Conflict: it is not sealed, or a card of it may not leave (`card-not-ready`).
         Refused: the courier and who gives it are one person.
     """
     now = context.now()
     two_people(actor, carrier)
     with context.store.transaction() as tx:
         bundle = bundle_in(tx, bundle_id, ("sealed",), "out")
-        cards = custody.cards_in(tx, bundle_id)
+        applications.load(tx, [row.application_id for row in custody.cards_in(tx, bundle_id)], lock=True)
+        cards = custody.cards_in(tx, bundle_id)  # only now nobody else moves them
+        _may_leave(bundle, cards)
         custody.hand_on(
             tx,
             cards,
@@ -63,6 +66,26 @@ def ship(context: Context, bundle_id: str, *, carrier: str, actor: str, carrier_
         tell(tx, bundle_event("bundle.shipped", bundle, now, cards=len(cards)), now=now)
         audit.append(tx, actor=actor, action="bundle.ship", target=bundle_id, now=now, detail={"cards": len(cards)})
         return len(cards)
+
+
+def _may_leave(bundle: Record, cards: Sequence[Record]) -> None:
+    """Only good cards leave, and from where they were packed: the centre, or, alone, another outlet that forwards one.
+
+    Raises:
+        Conflict: a card is somewhere else, void or blocked, or goes back to the centre.
+    """
+    packed_at = ("centre", "outlet") if len(bundle.manifest) == 1 else ("centre",)
+    stays = [
+        row.id
+        for row in cards
+        if row.custody not in packed_at or row.place == bundle.outlet or row.status != "produced" or row.return_reason
+    ]
+    if stays:
+        raise Conflict(
+            f"卡片 {'、'.join(stays)} 不能随箱发出（不在封箱处、已作废或冻结，或登记退回），请暂扣卡箱并查明",
+            f"card {', '.join(stays)} may not leave (it is elsewhere, void or frozen, or goes back): keep the bundle, find out",
+            code="card-not-ready",
+        )
 
 
 def receive(
@@ -80,9 +103,9 @@ def receive(
 ) -> Receipt:
     """The outlet signs for a bundle: courier → outlet; the applications of its good cards are delivered.
 
-    Cards are named by id or serial, `extra` ones by serial; `received` None: all that is not told otherwise. Each difference opens
-    a discrepancy and leaves the bundle disputed, the rest goes on. A damaged card stays undelivered at the outlet until that is
-    settled. What turns up later is signed for by receiving the disputed bundle again.
+    Cards are named by id or serial, `extra` ones by serial; `received` None: all that is not told otherwise, now or
+    before. Each difference opens a discrepancy and leaves the bundle disputed, the rest goes on. A damaged card stays undelivered at
+    the outlet until that is settled. What turns up later is signed for by receiving the disputed bundle again, which names it.
 
     Raises:
         NotFound: no such bundle for this outlet.
@@ -95,7 +118,8 @@ def receive(
         bundle = bundle_in(tx, bundle_id, ("shipped", "disputed"), "out", outlet=outlet)
         same_seal(bundle, seal_no)
         scanned = scan_in(tx, bundle, told, taker=Place("outlet", outlet), actor=actor, now=now)
-        deliver(tx, [scanned.apps[row.application_id] for row in scanned.received], why=bundle_id, actor=actor, now=now)
+        good = [row for row in scanned.received if row.status == "produced"]
+        deliver(tx, [scanned.apps[row.application_id] for row in good], why=bundle_id, actor=actor, now=now)
         tx.nudge()
     return scanned.receipt
 

@@ -8,13 +8,14 @@ outlet's own channels.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any, Literal
 
 from pipeline import outlet_commands
-from pipeline.errors import Conflict, Refused
+from pipeline.errors import Conflict, Refused, TransientError
 from pipeline.events import Event, instant
 from pipeline.outlet_commands import (
     BundleReceive,
@@ -28,9 +29,10 @@ from pipeline.outlet_commands import (
 from pipeline.services import bundles, counter, returns
 from pipeline.services.context import Context
 from pipeline.store import answers, outbox, outlet_queues
-from pipeline.store.engine import Tx
+from pipeline.store.engine import Tx, reached
 from pipeline.store.joined import Joined
 
+log = logging.getLogger("zhika.commands")
 KEPT = timedelta(days=30)
 """How long an answer is kept, as for every idempotency key."""
 GIVE_UP = 8
@@ -46,6 +48,7 @@ def handle(context: Context, message: CommandMessage) -> Handled:
 
     Raises:
         TransientError: the database is away; nothing was done.
+        Exception: a fault of ours, before `GIVE_UP`; nothing was done.
     """
     handled: Handled = "answered"
     document: Mapping[str, Any] = {}
@@ -54,18 +57,27 @@ def handle(context: Context, message: CommandMessage) -> Handled:
             outlet = outlet_commands.sender_of(message)
         except Refused as error:
             # Only the owner of the routing key can have been meant; hearing of a refusal does nobody harm.
-            _tell(context, tx, message.routing_key, None, "", _refusal(error))
+            if outlet_commands.names_outlet(message.routing_key):
+                _tell(context, tx, message.routing_key, None, "", _refusal(error))
             return handled
         key = None
         try:
             key = outlet_commands.key_of(message)
             document = outlet_commands.parse(message.body)
-            answer = _answer(context, tx, outlet, key, document, deliveries=message.deliveries)
+            with reached(), tx.savepoint():
+                answer = _answer(context, tx, outlet, key, document, deliveries=message.deliveries)
         except Unreadable:
             handled = "unreadable"
             answer = _refusal(Refused("消息体不是 JSON 对象", "the body is not a JSON object", code="bad-json"))
         except Refused as error:
             answer = _refusal(error)
+        except TransientError:
+            raise
+        except Exception as error:
+            if message.deliveries < GIVE_UP:
+                raise
+            log.error("a command was given up: %s", type(error).__name__)
+            answer = _refusal(_given_up())
         _tell(context, tx, outlet, key, outlet_commands.kind_of(document), answer)
         tx.nudge()
     return handled
@@ -80,7 +92,7 @@ def forget(context: Context) -> int:
 def _answer(context: Context, tx: Tx, outlet: str, key: str, document: Mapping[str, Any], *, deliveries: int) -> Answer:
     """The answer of before, or the new one with its effect beside it in the transaction."""
     meant = {name: document.get(name) for name in ("type", "subject", "data")}
-    digest = tx.sealer.digest(json.dumps(meant, sort_keys=True, ensure_ascii=False).encode())
+    digest = tx.sealer.digest(json.dumps(meant, sort_keys=True).encode())
     known = answers.find(tx, outlet, key)
     if known is not None:
         if known[0] != digest:
@@ -92,11 +104,7 @@ def _answer(context: Context, tx: Tx, outlet: str, key: str, document: Mapping[s
         return known[1]
     try:
         if deliveries >= GIVE_UP:
-            raise Refused(
-                "多次处理失败，请人工办理并联系中心",
-                "it failed again and again: do it by hand and call the centre",
-                code="technical.exhausted",
-            )
+            raise _given_up()
         command = outlet_commands.command_of(document)
         answer: Answer = {"result": _do(replace(context, store=Joined(context.store, tx)), command, outlet)}
     except Refused as error:
@@ -157,6 +165,14 @@ def _do(context: Context, command: Command, outlet: str) -> dict[str, Any]:
         case CardReturn():
             returns.ask_back(context, command.card_id, outlet=outlet, reason=command.reason, actor=actor)
             return {"card_id": command.card_id}
+
+
+def _given_up() -> Refused:
+    return Refused(
+        "多次处理失败，请人工办理并联系中心",
+        "it failed again and again: do it by hand and call the centre",
+        code="technical.exhausted",
+    )
 
 
 def _refusal(error: Refused) -> Answer:

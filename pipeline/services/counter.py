@@ -13,7 +13,7 @@ from pipeline.errors import Conflict, NotFound, Refused
 from pipeline.outcomes import Advance
 from pipeline.person import Agent
 from pipeline.policy import Policy
-from pipeline.services.acts import at_place, move, moved_card_event, policy_of, tell
+from pipeline.services.acts import at_place, move, moved_card_event, not_personal, policy_of, tell
 from pipeline.services.collector import Shown, Taker, admit
 from pipeline.services.context import Context
 from pipeline.stages.collection import CollectBy, TimerSet, collecting
@@ -103,9 +103,13 @@ def hand_over(
     Raises:
         NotFound: this place has no such card.
         Conflict: it was handed over already or taken back, may not be at this time, is blocked, or a fee is due.
-        Refused: another card, another person, a missing paper, a collector the region does not allow; or the key of another act.
+        Refused: another card, another person, a missing paper, a collector the region does not allow; a receipt or a paper's
+            reference that may be somebody's number; or the key of another act.
     """
     now = context.now()
+    not_personal(fee_receipt or "", "缴费收据号", "the number of the receipt")
+    for reference in papers.values():
+        not_personal(reference, "代领材料的归档编号", "where a paper is filed")
     shown = Shown(
         taken_by=taken_by,
         document_type=document_type,
@@ -128,18 +132,24 @@ def hand_over(
             )
         admit(shown, app, policy, today=civil_date(now))
         _settle_fees(tx, app.id, policy, fee_receipt, actor=actor, now=now)
-        handing_id = handing.add_hand_over(
-            tx,
-            card_id=card.id,
-            application_id=app.id,
-            taken_by=taken_by,
-            document_type=document_type,
-            shown=shown.sealed(),
-            actor=actor,
-            key=key,
-            status_before=app.status,
-            now=now,
-        )
+        try:
+            with tx.savepoint():
+                handing_id = handing.add_hand_over(
+                    tx,
+                    card_id=card.id,
+                    application_id=app.id,
+                    taken_by=taken_by,
+                    document_type=document_type,
+                    shown=shown.sealed(),
+                    actor=actor,
+                    key=key,
+                    status_before=app.status,
+                    now=now,
+                )
+        except IntegrityError:
+            if key is None or handing.by_key(tx, key) is None:
+                raise
+            raise _another_ones_key() from None  # of two acts under one key at once, the other was first
         custody.hand_on(
             tx,
             [card],
@@ -212,11 +222,7 @@ def _told_before(tx: Tx, key: str, card_id: str, shown: Shown) -> str | None:
     if row is None:
         return None
     if (row.card_id, row.taken_by, handing.what_was_shown(tx, row)) != (card_id, shown.taken_by, shown.sealed()):
-        raise Refused(
-            "此幂等键已用于另一次领取",
-            "this key belongs to another hand-over: use a new one",
-            code="idempotency-key-reused",
-        )
+        raise _another_ones_key()
     if row.reverted_at is not None:
         raise Conflict(
             "该次领取已撤销，再次领取请使用新的幂等键",
@@ -224,6 +230,14 @@ def _told_before(tx: Tx, key: str, card_id: str, shown: Shown) -> str | None:
             code="already-reverted",
         )
     return str(row.id)
+
+
+def _another_ones_key() -> Refused:
+    return Refused(
+        "此幂等键已用于另一次领取，请使用新的幂等键",
+        "this key belongs to another hand-over: use a new one",
+        code="idempotency-key-reused",
+    )
 
 
 def _must_be_free(card: Record) -> None:

@@ -12,10 +12,9 @@ from typing import Any
 
 from pipeline.clock import civil_date
 from pipeline.errors import Conflict, NotFound, Refused
-from pipeline.services import accounts
 from pipeline.services.acts import move, moved_card_event, policy_of, two_people
 from pipeline.services.context import Context
-from pipeline.store import applications, audit, custody, destructions, handing, outbox, stock, timers
+from pipeline.store import applications, audit, closing, custody, destructions, handing, outbox, stock, timers
 from pipeline.store.applications import Claimed
 from pipeline.store.custody import Place
 from pipeline.store.engine import Tx
@@ -215,20 +214,14 @@ def _end_applications(
 ) -> None:
     """What the destruction of cards that were not void means: no more of their applications, nor, perhaps, of their accounts."""
     ending: dict[str, Claimed] = {}
-    for card in cards:
+    unused: dict[str, str] = {}
+    for card in sorted(cards, key=lambda card: card.account_id or ""):  # accounts are locked in order
         claimed = apps[card.application_id]
         if card.status == "produced" and claimed.application.status == "returned":
             ending[card.application_id] = claimed
-            if card.account_id is not None and policy_of(context, claimed).returned.close_account.value != "never":
-                accounts.instruct(
-                    tx,
-                    operation="close_account",
-                    account_id=card.account_id,
-                    card_id=card.id,
-                    reason="destroyed",
-                    actor=actor,
-                    now=now,
-                )
+            if policy_of(context, claimed).returned.close_account.value != "never":
+                unused[card.id] = "destroyed"
+    closing.close_unused(tx, unused, actor=actor, now=now)
     told = [moved_card_event("card.destroyed", card, apps[card.application_id], receipt_no=why) for card in cards]
     outbox.append(tx, told, now=now)
     move(tx, ending, "destroyed", now=now, actor=actor, why=why)

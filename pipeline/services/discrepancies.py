@@ -19,10 +19,10 @@ from datetime import datetime
 from typing import Literal
 
 from pipeline.errors import Conflict, NotFound, Refused
-from pipeline.services.acts import bundle_event, move, policy_of, tell, two_people
+from pipeline.services.acts import OVERDUE, bundle_event, move, policy_of, tell, two_people
 from pipeline.services.bundles import UNDER_WAY, deliver
 from pipeline.services.context import Context
-from pipeline.services.returns import come_back, take_in
+from pipeline.services.returns import AT_OUTLET, come_back, take_in
 from pipeline.services.storage import make_again, void
 from pipeline.store import applications, audit, custody, discrepancies, handing, packing, timers
 from pipeline.store.applications import Claimed
@@ -134,7 +134,7 @@ def _missing(context: Context, tx: Tx, matter: _Matter, resolution: str) -> None
                     actor=matter.actor,
                     now=matter.now,
                 )
-            else:
+            elif card.status == "produced":
                 deliver(tx, [claimed], why=matter.bundle.id, actor=matter.actor, now=matter.now)
         return
     if not still_out:
@@ -144,15 +144,16 @@ def _missing(context: Context, tx: Tx, matter: _Matter, resolution: str) -> None
             code="card-found",
         )
     _take(tx, matter, card, LOST)
+    if card.status != "produced":
+        return  # waste: its application lives on with another card
     if claimed.application.status in UNDER_WAY:
         make_again(tx, claimed, card, reason="lost", actor=matter.actor, now=matter.now)
         return
-    if card.status == "produced":
-        void(tx, card, reason="lost", actor=matter.actor, now=matter.now)
-    if claimed.application.status in ("delivered", "notified", "recalled"):
+    void(tx, card, reason="lost", actor=matter.actor, now=matter.now)
+    if claimed.application.status in AT_OUTLET:
         # Its person may have it made again, unless it was given up.
         policy = policy_of(context, claimed)
-        overdue = claimed.application.status == "recalled" and card.return_reason in (None, "uncollected", "recalled")
+        overdue = claimed.application.status in OVERDUE and card.return_reason in (None, *OVERDUE)
         ending = policy.collection.ending.value if overdue else "damaged"
         come_back(
             context, tx, [(card, claimed)], ending=ending, why=matter.bundle.id, actor=matter.actor, now=matter.now
@@ -179,12 +180,23 @@ def _extra(context: Context, tx: Tx, matter: _Matter, resolution: str) -> None:
             f"卡片 {card.id} 已不在本网点（{card.custody}），请按 not_ours 处理",
             f"card {card.id} is not at this outlet any more (but {card.custody}): settle it as not_ours",
         )
+    if (boxed := packing.sealed_in(tx, card)) is not None:
+        if resolution != "forwarded":
+            raise Conflict(
+                f"卡片 {card.id} 已封入转寄卡箱 {boxed}，请按 forwarded 处理",
+                f"card {card.id} is sealed in bundle {boxed} to be forwarded: settle it as forwarded",
+                code="card-packed",
+            )
+        return  # it was extra in two bundles, and is in its own already
     if resolution == "sent_back":
         custody.mark_cards(tx, [card.id], return_reason=card.return_reason or "misrouted")
         return
     own = claimed.application.outlet
-    if card.status == "voided" or (own == matter.bundle.outlet) != (resolution == "arrived"):
-        fit = "sent_back" if card.status == "voided" else "arrived" if own == matter.bundle.outlet else "forwarded"
+    waits = card.status == "produced" and claimed.application.status in (*UNDER_WAY, *AT_OUTLET)
+    if resolution == "forwarded" and card.return_reason is not None:
+        waits = False  # it was set aside: it goes back, not on
+    if not waits or (own == matter.bundle.outlet) != (resolution == "arrived"):
+        fit = "sent_back" if not waits else "arrived" if own == matter.bundle.outlet else "forwarded"
         raise Conflict(
             f"卡片 {card.id} 应按 {fit} 处理", f"card {card.id} is to be settled as {fit}", code="resolution"
         )
@@ -216,7 +228,7 @@ def _seal(context: Context, tx: Tx, matter: _Matter, resolution: str) -> None:
     waiting: dict[str, dict[str, Claimed]] = {}
     for row in here:
         claimed = apps[row.application_id]
-        if claimed.application.status in ("delivered", "notified", "recalled"):
+        if row.status == "produced" and claimed.application.status in AT_OUTLET:
             waiting.setdefault(claimed.application.status, {})[row.application_id] = claimed
     for status, members in waiting.items():
         move(tx, members, status, now=matter.now, actor=matter.actor, why="seal")

@@ -8,7 +8,7 @@ from typing import Literal
 
 from pipeline.clock import SHANGHAI
 from pipeline.errors import Conflict, NotFound, Refused
-from pipeline.services.acts import policy_of
+from pipeline.services.acts import not_personal, policy_of
 from pipeline.services.context import Context
 from pipeline.store import applications, audit, views
 from pipeline.store import fees as store
@@ -41,7 +41,7 @@ def pay(context: Context, fee_id: str, *, amount_fen: int, method: Method, recei
     Raises:
         NotFound: no such fee.
         Conflict: it is settled in another way.
-        Refused: no receipt, or another amount than is due.
+        Refused: no receipt, one that may be somebody's number, or another amount than is due.
     """
     receipt_no = _given(receipt_no, "缴费收据号", "the number of the receipt")
     now = context.now()
@@ -68,7 +68,7 @@ def waive(context: Context, fee_id: str, *, ground: str, evidence: str, actor: s
     Raises:
         NotFound: no such fee.
         Conflict: it is settled in another way.
-        Refused: the region does not waive, or not on this ground; or no evidence.
+        Refused: the region does not waive, or not on this ground; no evidence, or what may be somebody's number.
     """
     evidence = _given(evidence, "证明材料的编号", "where the proof is filed")
     now = context.now()
@@ -100,7 +100,7 @@ def refund(context: Context, fee_id: str, *, refund_no: str, actor: str) -> None
     Raises:
         NotFound: no such fee.
         Conflict: it is not paid.
-        Refused: no number.
+        Refused: no number, or one that may be somebody's own.
     """
     refund_no = _given(refund_no, "退费凭证号", "the number of the refund")
     now = context.now()
@@ -166,7 +166,7 @@ def _must_be(fee: Record, status: str) -> None:
 def _given(text: str, zh: str, en: str) -> str:
     if not text.strip():
         raise Refused(f"请填写{zh}", f"needs {en}", code="required")
-    return text.strip()
+    return not_personal(text.strip(), zh, en)
 
 
 def _yuan(fen: int) -> str:

@@ -6,20 +6,22 @@ leaves a lease that ends, and the event goes out again under the same id, with t
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from random import random
 from typing import Any
 
+from pipeline.errors import TransientError
 from pipeline.events import Event, instant
 from pipeline.services.context import Context
 from pipeline.store import audit, outbox
 from pipeline.store import webhooks as store
-from pipeline.store.engine import Tx
+from pipeline.store.engine import Tx, reached
 from pipeline.store.types import Record
 from pipeline.store.webhooks import Claimed
 from pipeline.webhook_signing import Signer, SigningKey
@@ -34,6 +36,7 @@ from pipeline.webhooks import (
     slowed_until,
 )
 
+log = logging.getLogger("zhika.notifier")
 ACTOR = "notify"
 IN_FLIGHT = 8
 """Deliveries on their way to one endpoint at a time; one to an endpoint that fails."""
@@ -166,20 +169,53 @@ class Deliverer:
         """Send nothing more, settle what ends within the time given, and give the rest back."""
         until = time.monotonic() + grace_s
         settled: list[Attempt] = []
-        while self._under_way and (left_s := until - time.monotonic()) > 0:
-            settled += self.step(left_s, claiming=False)
-        with self._context.store.transaction() as tx:
-            store.release(tx, self._token, now=self._context.now())
+        try:
+            while self._under_way and (left_s := until - time.monotonic()) > 0:
+                settled += self.step(left_s, claiming=False)
+        finally:
+            with self._context.store.transaction() as tx:
+                store.release(tx, self._token, now=self._context.now())
         return settled
 
     # --------------------------------------------------------------------------------------------------------- settling
 
     def _settle(self, tx: Tx, endpoints: dict[str, Record], now: datetime) -> dict[str, _Health]:
-        """Write what came of the attempts that have ended; endpoints that are given up leave `endpoints`."""
-        before = {i: _Health(row.failing_since, row.not_before) for i, row in endpoints.items()}
+        """Write what came of the attempts that have ended; endpoints that are given up leave `endpoints`.
+
+        All at once. Where that fails one by one, and one that fails alone without what its receiver said: no answer holds up another's.
+        """
+        health = {i: _Health(row.failing_since, row.not_before) for i, row in endpoints.items()}
+        if not self._unsettled:
+            return health
+        try:
+            return self._write(tx, endpoints, health, self._unsettled, now)
+        except TransientError:
+            raise
+        except Exception as error:
+            log.error("deliveries are settled one by one: %s", type(error).__name__, exc_info=True)
+        for attempt in self._unsettled:
+            try:
+                health = self._write(tx, endpoints, health, [attempt], now)
+            except TransientError:
+                raise
+            except Exception as error:
+                log.error("delivery %s is settled without its answer: %s", attempt.delivery_id, type(error).__name__)
+                unheard = replace(attempt, response_headers={}, response=b"")
+                health = self._write(tx, endpoints, health, [unheard], now)
+        return health
+
+    def _write(
+        self,
+        tx: Tx,
+        endpoints: dict[str, Record],
+        before: Mapping[str, _Health],
+        attempts: Sequence[Attempt],
+        now: datetime,
+    ) -> dict[str, _Health]:
+        """Write what came of some attempts, of all or of none of them; returns the endpoints' health after them."""
         health, given_up = dict(before), dict[str, str]()
         rows = []
-        for attempt in self._unsettled:
+        for attempt in attempts:
             tries = self._under_way[attempt.delivery_id].tries + 1
             rows.append(self._verdict(attempt, tries, now))
             if attempt.endpoint_id in health:
@@ -187,13 +223,14 @@ class Deliverer:
                 if why := _given_up(attempt, tries, after):
                     given_up[attempt.endpoint_id] = why
         changed = {i: after for i, after in health.items() if after != before[i]}
-        store.tell_health(tx, {i: (after.failing_since, after.not_before) for i, after in changed.items()})
-        self._disable(tx, given_up, health, now)
-        # Endpoints before deliveries, as whoever removes one locks them.
-        store.settle(tx, rows, token=self._token)
-        store.log(tx, [_logged(attempt) for attempt in self._unsettled])
+        with reached(), tx.savepoint():
+            store.tell_health(tx, {i: (after.failing_since, after.not_before) for i, after in changed.items()})
+            self._disable(tx, given_up, health, now)
+            # Endpoints before deliveries, as whoever removes one locks them.
+            store.settle(tx, rows, token=self._token)
+            store.log(tx, [_logged(attempt) for attempt in attempts])
         for i in given_up:
-            del endpoints[i]
+            endpoints.pop(i, None)
         return health
 
     def _verdict(self, attempt: Attempt, tries: int, now: datetime) -> dict[str, Any]:

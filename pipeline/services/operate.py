@@ -25,7 +25,7 @@ def pause(context: Context, stage: str, *, reason: str, actor: str) -> None:
     now = context.now()
     with context.store.transaction() as tx:
         control.set_paused(tx, stage, paused=True, reason=reason, actor=actor, now=now)
-        applications.unqueue_stage(tx, stage)
+        applications.unqueue(tx, stage)
         audit.append(tx, actor=actor, action="stage.pause", target=stage, now=now, detail={"reason": reason})
 
 

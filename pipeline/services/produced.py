@@ -20,7 +20,7 @@ def order_of_chip(context: Context, chip_id: str) -> EncodeOrder:
         if card is None:
             raise NotFound("本系统没有制作过这张卡", "no card made here has this chip")
         application = applications.load(tx, [card.application_id])[card.application_id].application
-        account = accounts.open_accounts(tx, [application.id]).get(application.id)
+        number = None if card.sealed is None else accounts.number_of_card(tx, card.id, card.sealed)
     policy = context.policies.of(application.region, application.policy_version)
     bank = policy.banks.get(application.bank_code)
     if bank is None:
@@ -37,5 +37,5 @@ def order_of_chip(context: Context, chip_id: str) -> EncodeOrder:
         issued=card.issued_on,
         expires=card.expires_on,
         bank_name=bank.zh,
-        bank_card_number=None if account is None else account.bank_card_number,
+        bank_card_number=number,
     )

@@ -13,7 +13,6 @@ from typing import Any, Literal, get_args
 
 from pipeline import deadlines
 from pipeline.errors import Conflict, NotFound, Refused
-from pipeline.services import accounts
 from pipeline.services.acts import (
     OVERDUE,
     at_place,
@@ -29,7 +28,7 @@ from pipeline.services.bundles import UNDER_WAY
 from pipeline.services.context import Context
 from pipeline.services.scan_in import Receipt, Told, scan_in
 from pipeline.services.storage import make_again, pack
-from pipeline.store import applications, audit, custody, handing, outbox, packing, timers
+from pipeline.store import applications, audit, closing, custody, handing, outbox, packing, timers
 from pipeline.store.applications import Claimed
 from pipeline.store.custody import CENTRE, Place
 from pipeline.store.destructions import STORAGE
@@ -45,6 +44,8 @@ ENDINGS: Mapping[str, str] = {
     "unreadable": "damaged",
 }
 """How an application ends whose card came back for this reason; for those of `OVERDUE` the region says (WH-11, SG-10)."""
+AT_OUTLET = ("delivered", "notified", *OVERDUE)
+"""Statuses of applications whose card has reached its outlet; without it there they are returned."""
 
 
 def ask_back(context: Context, card_id: str, *, outlet: str, reason: Reason, actor: str) -> None:
@@ -196,16 +197,18 @@ def take_in(
 ) -> None:
     """Cards are back at the centre, with nothing more to do than what their applications need; rows are locked."""
     returning: dict[str, list[tuple[Record, Claimed]]] = defaultdict(list)
+    again: list[tuple[Record, Claimed]] = []
     for card in cards:
         claimed = apps[card.application_id]
         if card.status != "produced":
             continue  # waste
-        if claimed.application.status in ("delivered", "notified", "recalled"):
+        if claimed.application.status in AT_OUTLET:
             returning[_ending(context, card, claimed)].append((card, claimed))
         elif claimed.application.status in UNDER_WAY and ENDINGS.get(card.return_reason or "") == "damaged":
             make_again(tx, claimed, card, reason=card.return_reason, actor=actor, now=now)
         elif claimed.application.status in UNDER_WAY:
-            pack(context, tx, claimed, card, now=now)
+            again.append((card, claimed))
+    pack(context, tx, again, now=now)
     for ending, members in returning.items():
         come_back(context, tx, members, ending=ending, why=why, actor=actor, now=now)
 
@@ -224,23 +227,16 @@ def come_back(
     rows = {claimed.application.id: claimed for _, claimed in members}
     move(tx, rows, "returned", now=now, actor=actor, why=why, ending=ending)
     timers.cancel(tx, list(rows), now=now)
-    clocks, told = [], []
+    clocks, told, unused = [], [], {}
     for card, claimed in members:
         policy = policy_of(context, claimed)
         clocks.append((claimed.application.id, STORAGE, deadlines.storage_until(policy, now, context.calendar).at))
         reason = card.return_reason or ending
         told.append(moved_card_event("card.returned", card, claimed, reason=reason, ending=ending))
         overdue = ending == policy.collection.ending.value
-        if overdue and policy.returned.close_account.value == "on_return" and card.account_id is not None:
-            accounts.instruct(
-                tx,
-                operation="close_account",
-                account_id=card.account_id,
-                card_id=card.id,
-                reason=ending,
-                actor=actor,
-                now=now,
-            )
+        if overdue and policy.returned.close_account.value == "on_return":
+            unused[card.id] = ending
+    closing.close_unused(tx, unused, actor=actor, now=now)
     timers.start(tx, clocks, now=now)
     outbox.append(tx, told, now=now)
     tx.nudge()
@@ -248,7 +244,7 @@ def come_back(
 
 def _ending(context: Context, card: Record, claimed: Claimed) -> str:
     """How an application ends with the return of its card; one that came back without a reason came by mistake."""
-    called = claimed.application.status == "recalled"
+    called = claimed.application.status in OVERDUE
     reason = card.return_reason or ("uncollected" if called else "misrouted")
     return ENDINGS.get(reason) or policy_of(context, claimed).collection.ending.value
 

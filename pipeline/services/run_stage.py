@@ -21,7 +21,7 @@ from typing import Any
 
 from pipeline import transitions
 from pipeline.application import Application
-from pipeline.errors import Defect, NotFound
+from pipeline.errors import Defect, NotFound, TransientError
 from pipeline.outcomes import Advance, Hold, Reason, Wait
 from pipeline.policy import Policy
 from pipeline.retry import Disposition, disposition, exhausted
@@ -31,7 +31,7 @@ from pipeline.stages.personalisation import SHORTAGE
 from pipeline.states import STATUSES
 from pipeline.store import applications, facts
 from pipeline.store.applications import Claimed
-from pipeline.store.engine import DBAPIError, Tx
+from pipeline.store.engine import Tx
 
 log = logging.getLogger("zhika.run_stage")
 TRIED_AGAIN = timedelta(hours=1)
@@ -252,7 +252,9 @@ def _settle(
     try:
         with context.store.transaction() as tx:
             done = _write(tx, context, stage, steps, decisions, token=token, worker=worker)
-    except (DBAPIError, Defect) as error:
+    except TransientError:
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever one row's facts broke, the others' are good
         log.warning(
             "stage %s: settling %d rows failed (%s); row by row", stage.name, len(decisions), type(error).__name__
         )
@@ -270,9 +272,11 @@ def _settle_alone(
         try:
             with tx.savepoint():
                 return _write(tx, context, stage, {i: step}, {i: decision}, token=token, worker=worker)
-        except (DBAPIError, Defect) as error:
+        except Exception as error:  # noqa: BLE001 - a database that is away fails the next write too
             trace = secrets.token_hex(4)
-            log.error("stage %s: a row cannot be settled (trace %s): %s", stage.name, trace, type(error).__name__)
+            frames = "".join(traceback.format_tb(error.__traceback__))
+            kind = type(error).__name__
+            log.error("stage %s: a row cannot be settled (trace %s): %s %s", stage.name, trace, kind, frames)
             parked = Decision(Hold(exhausted(f"{type(error).__name__}, trace {trace}")))
             return _write(tx, context, stage, {i: step}, {i: parked}, token=token, worker=worker)
 

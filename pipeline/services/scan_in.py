@@ -12,7 +12,7 @@ from datetime import datetime
 
 from pipeline.errors import Conflict, Refused
 from pipeline.identifiers import normalise_number
-from pipeline.services.acts import bundle_event, tell, two_people
+from pipeline.services.acts import bundle_event, not_personal, tell, two_people
 from pipeline.store import applications, audit, custody, discrepancies, handing
 from pipeline.store.applications import Claimed
 from pipeline.store.custody import Place
@@ -25,7 +25,10 @@ _SERIAL = re.compile(r"[0-9A-Z][0-9A-Z._/-]{0,39}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Told:
-    """What the person who opened a bundle tells of it: cards by id or serial, `received` None for all that is not told otherwise."""
+    """What the person who opened a bundle tells of it: cards by id or serial.
+
+    `received` None: all that is not told otherwise; of a disputed bundle, nothing that was told missing: who finds it names it.
+    """
 
     received: Sequence[str] | None = None
     missing: Sequence[str] = ()
@@ -69,8 +72,8 @@ def scan_in(tx: Tx, bundle: Record, told: Told, *, taker: Place, actor: str, now
     A card that was missing and is there now settles its discrepancy.
 
     Raises:
-        Refused: a card that is not on the packing list or is told of twice, an extra one that is on it, no serial, or one person
-            as both parties.
+        Refused: a card that is not on the packing list or is told of twice, an extra one that is on it, no serial or what may be
+            somebody's number, or one person as both parties.
     """
     two_people(bundle.carrier or "", actor)
     under_way = [row for row in custody.cards_in(tx, bundle.id) if row.custody == "courier"]
@@ -81,6 +84,9 @@ def scan_in(tx: Tx, bundle: Record, told: Told, *, taker: Place, actor: str, now
     listed = {row.id: row for row in custody.cards_in(tx, bundle.id) if row.custody == "courier"}
     extra = custody.cards_by_serial(tx, serials) if serials else {}
     _not_on_list(bundle, extra)
+    for serial in serials:
+        if serial not in extra:  # one of ours is known to be a serial, whatever it looks like
+            not_personal(serial, "多出的卡的序列号", "the serial of an extra card")
     received, missing, damaged = _sorted(tx, bundle, told, listed)
     strays = tuple(row for row in extra.values() if _astray(row, taker))
     here = (*received, *damaged, *strays)
@@ -141,7 +147,8 @@ def _serials(extra: Sequence[str]) -> tuple[str, ...]:
 
 
 def _not_on_list(bundle: Record, extra: Mapping[str, Record]) -> None:
-    if own := sorted(serial for serial, row in extra.items() if row.bundle_id == bundle.id):
+    # What was settled as lost is on no list any more.
+    if own := sorted(s for s, row in extra.items() if row.bundle_id == bundle.id and row.custody != "lost"):
         raise Refused(
             f"{'、'.join(own)} 属于本箱装箱单，请按收到登记",
             f"{', '.join(own)} is of this bundle: report it as received",
@@ -158,10 +165,11 @@ def _sorted(
     elsewhere = _found_elsewhere(tx, bundle, [name for name in told.missing if _as_kept(name) not in known])
     missing = _named([name for name in told.missing if name not in elsewhere], known)
     if told.received is None:
-        received = [i for i in listed if i not in {*missing, *damaged}]
+        absent = discrepancies.still_missing(tx, bundle.id)
+        received = [i for i in listed if i not in {*missing, *damaged, *absent}]
     else:
         received = _named(told.received, known)
-        missing += [i for i in listed if i not in {*received, *missing, *damaged}]
+    missing += [i for i in listed if i not in {*received, *missing, *damaged}]
     if len({*received, *missing, *damaged}) < len(received) + len(missing) + len(damaged):
         raise Refused(
             "同一张卡被登记了两种情况，请核对",

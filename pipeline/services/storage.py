@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -59,13 +59,13 @@ def reissue(context: Context, application_id: str, *, outlet: str, actor: str) -
         columns: dict[str, Any] = {"outlet": outlet, "ending": None, **WAITED}
         timers.cancel(tx, [application_id], now=now)
         move(tx, {application_id: claimed}, "reissued", now=now, actor=actor, why=outlet, **columns)
-        pack(context, tx, claimed, card, now=now, outlet=outlet)
+        pack(context, tx, [(card, claimed)], now=now, outlet=outlet)
         tell(tx, moved_card_event("card.reissued", card, claimed, to_outlet=outlet), now=now)
         audit.append(tx, actor=actor, action="card.reissue", target=card.id, now=now, detail={"outlet": outlet})
 
 
 def remake(context: Context, application_id: str, *, reason: str, actor: str) -> None:
-    """A returned card that is damaged, wrong or lost is made again: back to personalisation on a new blank, the old card is void.
+    """A returned card that is damaged, wrong or lost is made again on a new blank, the old card is void.
 
     Raises:
         NotFound: no such application.
@@ -114,18 +114,23 @@ def found(context: Context, card_id: str, *, found_by: str, actor: str) -> None:
         audit.append(tx, actor=actor, action="card.found", target=card_id, now=now, detail={"by": found_by})
 
 
-def pack(context: Context, tx: Tx, claimed: Claimed, card: Record, *, now: datetime, outlet: str | None = None) -> None:
-    """A card at the centre goes into the open bundle of its outlet; its application is locked."""
-    app, policy = claimed.application, policy_of(context, claimed)
-    custody.mark_cards(tx, [card.id], return_reason=None)
-    packed = Packed(
-        application_id=app.id,
-        card_id=card.id,
-        outlet=outlet or app.outlet,
-        region=policy.city,
-        bundle_size=policy.bundle_size.value,
-    )
-    packing.write_packed(tx, [packed], now=now)
+def pack(
+    context: Context, tx: Tx, members: Sequence[tuple[Record, Claimed]], *, now: datetime, outlet: str | None = None
+) -> None:
+    """Cards at the centre go into the open bundles of their outlets, all at once: bundles are locked in order. Locked rows."""
+    custody.mark_cards(tx, [card.id for card, _ in members], return_reason=None)
+    packed = []
+    for card, claimed in members:
+        app, policy = claimed.application, policy_of(context, claimed)
+        fact = Packed(
+            application_id=app.id,
+            card_id=card.id,
+            outlet=outlet or app.outlet,
+            region=policy.city,
+            bundle_size=policy.bundle_size.value,
+        )
+        packed.append(fact)
+    packing.write_packed(tx, packed, now=now)
 
 
 def void(tx: Tx, card: Record, *, reason: str, actor: str, now: datetime) -> None:
@@ -135,13 +140,18 @@ def void(tx: Tx, card: Record, *, reason: str, actor: str, now: datetime) -> Non
 
 
 def make_again(tx: Tx, claimed: Claimed, card: Record | None, *, reason: str, actor: str, now: datetime) -> None:
-    """The application goes back to personalisation for a new card with a number of its own; `card` is void. Locked rows."""
+    """The application goes back for a new card with numbers of its own; `card` is void. Locked rows.
+
+    One that carried a bank card number goes back to the account stage: the bank ends that number when it gives the next one, and
+    whoever has the lost card has nothing. Of a card that is not known (None: it was lost before) it is not known either.
+    """
     app = claimed.application
     if card is not None and card.status != "voided":
         void(tx, card, reason=reason, actor=actor, now=now)
     timers.cancel(tx, [app.id], now=now)
     columns: dict[str, Any] = {"ending": None, **PRODUCED, **WAITED}
-    move(tx, {app.id: claimed}, "personalisation", now=now, actor=actor, why=reason, ready=True, **columns)
+    to = "personalisation" if card is not None and card.account_id is None else "account"
+    move(tx, {app.id: claimed}, to, now=now, actor=actor, why=reason, ready=True, **columns)
     if card is not None:
         tell(tx, moved_card_event("card.remake_started", card, claimed), now=now)
     tx.nudge()

@@ -1,8 +1,8 @@
 """The account stage: the person's account at the cooperating bank, opened once and found again for every later card.
 
 An instruction whose end is not known is asked about, never repeated under another key. The key that opens is a function of bank
-and person, so two applications, two workers or two attempts cannot open two accounts; the card of a later application is bound to
-the account that is there under a key of that application (KL-10).
+and person, so two applications, two workers or two attempts cannot open two accounts; every later card, of another application or
+made again for the same one, is bound to the account that is there under a key of its application (KL-10).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, ClassVar, Self
 
 from pipeline.clock import Clock
 from pipeline.errors import TransientError, ZhikaError
+from pipeline.identifiers import outlet_code
 from pipeline.outcomes import Advance, Correct, Hold, Outcome, Reason, Reject, Wait
 from pipeline.policy import Policy
 from pipeline.ports import BankGateway, BankReply, BindCard, Declined, Done, Instruction, Key, OpenAccount, Pending
@@ -124,12 +125,13 @@ class Account:
     def prepare(self, case: Case, policy: Policy, now: datetime) -> AccountRequest | Decision:
         """Go on with the account that exists (KL-10), or ask about the call that is open, or give an instruction.
 
-        A first card takes the account's own number; any later card is bound to the account under a number of its own.
+        A first card takes the account's own number; any later card is bound to the account under a number of its own, so that the
+        bank ends the number of the card before: that one may be lost.
         """
         account = _account(case)
         if account is not None and account.closing:
             return Decision(Wait(now + CLOSING_AGAIN, "bank.closing"))
-        if account is not None and (case.application.kind == "first" or _bound(case)):
+        if account is not None and not account.used and _numbered(case, account):
             return Decision(Advance(NEXT))
         key, _ = self._key(case)
         last = _last(case)
@@ -219,8 +221,10 @@ def _last(case: Case) -> CallFact | None:
     return calls[-1] if calls else None
 
 
-def _bound(case: Case) -> bool:
-    return any(call.state == "done" for call in _calls(case))
+def _numbered(case: Case, account: AccountFact) -> bool:
+    """Whether the number the account has now is for this application's card."""
+    mine = account.opened_for == case.id or any(call.state == "done" for call in _calls(case))
+    return mine or case.application.kind == "first"
 
 
 def _instruction(case: Case, key: Key) -> Instruction:
@@ -229,7 +233,7 @@ def _instruction(case: Case, key: Key) -> Instruction:
         return OpenAccount(
             key=key,
             bank_code=application.bank_code,
-            branch=application.outlet,
+            branch=outlet_code(application.outlet),
             region=application.region,
             holder=application.person,
             guardian=application.guardian,
@@ -237,7 +241,7 @@ def _instruction(case: Case, key: Key) -> Instruction:
     return BindCard(
         key=key,
         bank_code=application.bank_code,
-        branch=application.outlet,
+        branch=outlet_code(application.outlet),
         region=application.region,
         account_ref=account.account_ref,
         holder=application.person,

@@ -58,12 +58,17 @@ class RegisterFacts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountFact:
-    """An open account. `account_ref` is the bank's name for it; `closing`: the bank is being told to end it, or is about to be."""
+    """An open account. `account_ref` is the bank's name for it; `closing`: the bank is being told to end it, or is about to be.
+
+    `opened_for` is the application it was opened for; `used`: a card was made with the number it has now.
+    """
 
     id: str
     bank_card_number: str = field(repr=False)
     account_ref: str = field(repr=False)
     closing: bool = False
+    opened_for: str | None = None
+    used: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -59,6 +59,14 @@ class CollectBy(Fact):
     collect_by: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AccountUnused(Fact):
+    """An application ends without a card: the account of its last one is closed, if its person has no other use for it."""
+
+    application_id: str
+    reason: str
+
+
 class Collection(Thinking):
     """`stages.base.Stage` for the clocks of waiting cards."""
 
@@ -80,6 +88,8 @@ class Collection(Thinking):
         if card is None:
             # Lost on its way back and not made again: when its storage would be over, there is nothing to destroy.
             over = case.application.status == "returned" and any(timer.kind == "storage_due" for timer in due)
+            if over and policy.returned.close_account.value != "never":
+                facts.append(AccountUnused(application_id=case.id, reason="lost"))
             return Decision(Advance("destroyed") if over else outcome, tuple(facts))
         for timer in sorted(due, key=lambda timer: timer.due_at):
             facts += self._on(timer.kind, case, card, policy, now)

@@ -20,9 +20,12 @@ from pipeline.person import Person
 from pipeline.policy import Policy
 from pipeline.ports import EncodeOrder, Encoder, EncodeReport, ObjectStore, StationStopped
 from pipeline.retry import disposition, exhausted
-from pipeline.stages.base import AccountFact, BlankFact, Case, Decision, Fact, Intent, Need, Reconciler
+from pipeline.stages.base import AccountFact, BlankFact, CallFact, Case, Decision, Fact, Intent, Need, Reconciler
 
 NEXT = "dispatch"
+BACK = "account"
+"""Where an application goes whose account ends before its card is begun."""
+
 AT_COUNTER = "centre.counter"
 """Why an urgent card waits: the centre hands it over itself (WH-8)."""
 
@@ -76,11 +79,15 @@ class BlankGrant:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CardProduced(Fact):
-    """The card exists, read back from its chip. `face`: the object that holds what was printed."""
+    """The card exists, read back from its chip. `face`: the object that holds what was printed.
+
+    `bank_card_number` is the one it was made with; None: it has no account.
+    """
 
     application_id: str
     person_id: str
     account_id: str | None
+    bank_card_number: str | None = field(repr=False)
     serial: str
     card_number: str
     chip_id: str
@@ -192,7 +199,7 @@ class Personalisation:
 
     name: ClassVar[str] = "personalisation"
     chunk: int = 8
-    needs: ClassVar[frozenset[Need]] = frozenset({"account", "blank", "card"})
+    needs: ClassVar[frozenset[Need]] = frozenset({"account", "calls", "blank", "card"})
     reconciler: ClassVar[Reconciler] = "station"
     lease: timedelta = timedelta(seconds=180)
 
@@ -203,6 +210,8 @@ class Personalisation:
     def prepare(self, case: Case, policy: Policy, now: datetime) -> CardRequest | Decision:
         """Take a blank, or settle the one that is bound; an application that has its card goes on with it.
 
+        No card is begun on an account that ends: the account stage waits for that and opens another.
+
         Raises:
             Defect: a blank is bound, but the numbers bound with it are not there.
         """
@@ -212,6 +221,8 @@ class Personalisation:
             return Decision(_produced(case))
         if blank is not None and blank.station != self._encoder.station:
             return Decision(Wait(now + ELSEWHERE_AGAIN, "station.elsewhere"))
+        if blank is None and _account_ends(case):
+            return Decision(Advance(BACK))
         if (obstacle := _obstacle(case, policy)) is not None:
             return Decision(Hold(obstacle))
         account: AccountFact | None = case.facts.get("account")
@@ -341,6 +352,7 @@ def _card(case: Case, reply: CardReply, report: EncodeReport) -> CardProduced:
         application_id=case.id,
         person_id=case.application.person_id,
         account_id=None if account is None else account.id,
+        bank_card_number=reply.request.bank_card_number,
         serial=reply.request.serial,
         card_number=reply.request.card_number,
         chip_id=report.chip_id,
@@ -348,6 +360,16 @@ def _card(case: Case, reply: CardReply, report: EncodeReport) -> CardProduced:
         expires_on=reply.request.expires_on,
         face=reply.face,
     )
+
+
+def _account_ends(case: Case) -> bool:
+    """Whether the account the card was to carry is being closed, or was closed since: the bank opened one, and none is there."""
+    account: AccountFact | None = case.facts.get("account")
+    if account is not None:
+        return account.closing
+    calls: Sequence[CallFact] = case.facts.get("calls", ())
+    opened = [call.state for call in calls if call.operation == "open_account"]
+    return opened[-1:] == ["done"]
 
 
 def _unfit(request: CardRequest) -> Fact:

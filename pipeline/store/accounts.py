@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -29,8 +30,9 @@ def open_accounts(tx: Tx, application_ids: Sequence[str]) -> Mapping[str, Accoun
             or_(c.state.not_in(("done", "declined", "closed")), c.held == true()),
         )
     )
+    shown = (t.accounts.c.id, t.accounts.c.sealed, t.accounts.c.application_id, closing.label("closing"))
     rows = tx.conn.execute(
-        select(t.applications.c.id.label("application"), t.accounts.c.id, t.accounts.c.sealed, closing.label("closing"))
+        select(t.applications.c.id.label("application"), *shown)
         .join(
             t.accounts,
             (t.accounts.c.person_id == t.applications.c.person_id)
@@ -39,7 +41,8 @@ def open_accounts(tx: Tx, application_ids: Sequence[str]) -> Mapping[str, Accoun
         )
         .where(t.applications.c.id.in_(select(asked.c.id))),
         {"given": params([{"id": i} for i in application_ids])},
-    )
+    ).all()
+    used = _numbers_of_cards(tx, sorted({row.id for row in rows}))
     found = {}
     for row in rows:
         clear = tx.sealer.open(row.sealed, bound_to=f"accounts/{row.id}")
@@ -48,8 +51,31 @@ def open_accounts(tx: Tx, application_ids: Sequence[str]) -> Mapping[str, Accoun
             bank_card_number=clear["card_number"],
             account_ref=clear["account_ref"],
             closing=bool(row.closing),
+            opened_for=row.application_id,
+            used=clear["card_number"] in used[row.id],
         )
     return found
+
+
+def _numbers_of_cards(tx: Tx, account_ids: Sequence[str]) -> Mapping[str, frozenset[str]]:
+    """By account: the bank card numbers that cards were made with, void and destroyed ones too."""
+    found: dict[str, frozenset[str]] = defaultdict(frozenset)
+    if not account_ids:
+        return found
+    asked = given(tx, _ID)
+    c = t.cards.c
+    rows = tx.conn.execute(
+        select(c.id, c.account_id, c.sealed).where(c.account_id.in_(select(asked.c.id)), c.sealed.is_not(None)),
+        {"given": params([{"id": i} for i in account_ids])},
+    )
+    for row in rows:
+        found[row.account_id] |= {number_of_card(tx, row.id, row.sealed)}
+    return found
+
+
+def number_of_card(tx: Tx, card_id: str, sealed: bytes) -> str:
+    """The bank card number a card was made with."""
+    return str(tx.sealer.open(sealed, bound_to=f"cards/{card_id}")["bank_card_number"])
 
 
 def calls(tx: Tx, application_ids: Sequence[str]) -> Mapping[str, tuple[CallFact, ...]]:
@@ -126,6 +152,8 @@ def write_settled(tx: Tx, facts: Sequence[CallSettled], *, now: datetime) -> Non
             code=rows.c.code,
             expected_by=func.coalesce(rows.c.expected_by, c.expected_by),
             settled_at=bindparam("now", type_=Instant),
+            lease_token=None,  # whoever else was asking about it has nothing to add
+            lease_until=None,
         ),
         {
             "given": params(

@@ -657,13 +657,12 @@ def held_by_station(tx: Tx, *, stage: str, station: str) -> list[Expired]:
     return [_expired(row) for row in rows]
 
 
-def unqueue_stage(tx: Tx, stage: str) -> None:
-    """A paused stage: what lies in the broker is nobody's any more."""
-    tx.conn.execute(
-        update(t.applications)
-        .where(a.stage == stage, a.work == "queued")
-        .values(work="ready", lease_token=None, lease_until=None)
-    )
+def unqueue(tx: Tx, stage: str | None = None) -> None:
+    """What lies in the broker, of a stage or of all of them, is nobody's any more."""
+    statement = update(t.applications).where(a.work == "queued")
+    if stage is not None:
+        statement = statement.where(a.stage == stage)
+    tx.conn.execute(statement.values(work="ready", lease_token=None, lease_until=None))
 
 
 def count_status(tx: Tx, status: str) -> int:

@@ -43,6 +43,8 @@ from pipeline.ports import (
     UpdateHolder,
 )
 from pipeline.store import tables as t
+from pipeline.store import unclaimed
+from pipeline.store.accounts import number_of_card
 from pipeline.store.applications import person_from_json
 from pipeline.store.engine import Tx, given, params, upserting
 from pipeline.store.types import Instant, Record
@@ -108,20 +110,19 @@ def add(
     )
 
 
-def tell_produced(tx: Tx, card_ids: Sequence[str], *, now: datetime) -> None:
-    """Cards were made: their banks are to be told, each once, of those that carry an account."""
-    asked = {"given": params([{"id": i} for i in card_ids])}
-    cards = given(tx, _ID)
-    mine = and_(k.id == c.account_id, k.status == "open", c.id.in_(select(cards.c.id)))
-    tx.conn.execute(select(k.id).join(t.cards, mine).order_by(k.id).with_for_update(of=t.accounts), asked).all()
+def intended(key: Any, operation: str, *, reason: Any, actor: str) -> Mapping[str, Any]:
+    """The columns of an intent about accounts and their cards, for a selection of both: the last in each account's list.
+
+    The accounts are locked, and each has one card in the selection. Binds `now`.
+    """
     earlier = t.external_calls.alias("earlier").c
     last = select(func.max(earlier.seq)).where(earlier.account_id == k.id).scalar_subquery()
-    columns = {
-        "key": literal("cp-") + func.substr(c.id, len("card_") + 1),
+    return {
+        "key": key,
         "application_id": c.application_id,
         "person_id": c.person_id,
         "system": k.bank_code,
-        "operation": literal("card_produced"),
+        "operation": literal(operation),
         "state": literal("intent"),
         "tries": literal(0),
         "created_at": _NOW,
@@ -129,9 +130,19 @@ def tell_produced(tx: Tx, card_ids: Sequence[str], *, now: datetime) -> None:
         "card_id": c.id,
         "seq": func.coalesce(last, 0) + 1,
         "held": false(),
-        "reason": literal("personalised"),
-        "actor": literal("engine"),
+        "reason": reason,
+        "actor": literal(actor),
     }
+
+
+def tell_produced(tx: Tx, card_ids: Sequence[str], *, now: datetime) -> None:
+    """Cards were made: their banks are to be told, each once, of those that carry an account."""
+    asked = {"given": params([{"id": i} for i in card_ids])}
+    cards = given(tx, _ID)
+    mine = and_(k.id == c.account_id, k.status == "open", c.id.in_(select(cards.c.id)))
+    tx.conn.execute(select(k.id).join(t.cards, mine).order_by(k.id).with_for_update(of=t.accounts), asked).all()
+    key = literal("cp-") + func.substr(c.id, len("card_") + 1)
+    columns = intended(key, "card_produced", reason=literal("personalised"), actor="engine")
     source = select(*columns.values()).select_from(t.cards.join(t.accounts, mine)).where(true())
     statement = upserting(tx, t.external_calls).from_select(list(columns), source)
     tx.conn.execute(statement.on_conflict_do_nothing(index_elements=[e.key]), {**asked, "now": now})
@@ -145,7 +156,7 @@ class Due:
     """A call whose turn it is.
 
     `asked`: it may have been given before, so the bank is asked about it. `since`: from when on its end is unknown then.
-    `instruction` None: it cannot be made up any more.
+    `instruction` None: it cannot be made up any more. `outdated`: the card it tells of is not the account's card any more.
     """
 
     key: Key
@@ -159,6 +170,7 @@ class Due:
     tries: int
     account_ref: str
     instruction: Instruction | None
+    outdated: bool = False
 
 
 def claim(tx: Tx, *, token: str, now: datetime, until: datetime, limit: int) -> list[Due]:
@@ -172,7 +184,7 @@ def claim(tx: Tx, *, token: str, now: datetime, until: datetime, limit: int) -> 
     due = or_(e.next_try_at.is_(None), e.next_try_at <= _NOW)
     free = or_(e.lease_until.is_(None), e.lease_until <= _NOW)
     person = t.persons.c.sealed.label("person_sealed")
-    card = (c.blank_serial, c.chip_id, c.issued_on, c.expires_on)
+    card = (c.blank_serial, c.chip_id, c.issued_on, c.expires_on, c.sealed.label("card_sealed"))
     rows = tx.conn.execute(
         select(*t.external_calls.c, k.sealed, k.application_id.label("opened_for"), person, *card)
         .join(t.accounts, k.id == e.account_id)
@@ -200,7 +212,7 @@ def _due(tx: Tx, row: Record) -> Due:
     # Who held the call and did not settle it may have given it, up to the end of the lease.
     deserted = row.lease_token is not None
     asked = deserted or row.state in ("unknown", "pending")
-    account_ref, instruction = _instruction(tx, row)
+    account_ref, instruction, outdated = _instruction(tx, row)
     return Due(
         key=row.key,
         bank_code=row.system,
@@ -213,21 +225,35 @@ def _due(tx: Tx, row: Record) -> Due:
         tries=row.tries,
         account_ref=account_ref,
         instruction=instruction,
+        outdated=outdated,
     )
 
 
-def _instruction(tx: Tx, row: Record) -> tuple[str, Instruction | None]:
-    """The bank's name for the account, and the instruction; None where what it needs can no longer be read."""
+_OF_THE_CARD_IN_USE = ("card_produced", "activate_financial")
+
+
+def _instruction(tx: Tx, row: Record) -> tuple[str, Instruction | None, bool]:
+    """The bank's name for the account, and the instruction: None where what it needs can no longer be read.
+
+    A card is named by the number it was made with: what is told again is the same to the letter, whatever was bound meanwhile.
+    """
     try:
         account = tx.sealer.open(row.sealed, bound_to=f"accounts/{row.account_id}")
-        return account["account_ref"], _made(tx, row, account)
+        number = account["card_number"] if row.card_id is None else _number(tx, row)
+        outdated = row.operation in _OF_THE_CARD_IN_USE and number != account["card_number"]
+        return account["account_ref"], _made(tx, row, account["account_ref"], number), outdated
     except Defect:
-        return "", None
+        return "", None, False
 
 
-def _made(tx: Tx, row: Record, account: Mapping[str, Any]) -> Instruction:
-    who: dict[str, Any] = {"key": row.key, "bank_code": row.system, "account_ref": account["account_ref"]}
-    number = account["card_number"]
+def _number(tx: Tx, row: Record) -> str:
+    if row.card_sealed is None:
+        raise Defect("a card with an account, but without its number")
+    return number_of_card(tx, row.card_id, row.card_sealed)
+
+
+def _made(tx: Tx, row: Record, account_ref: str, number: str) -> Instruction:
+    who: dict[str, Any] = {"key": row.key, "bank_code": row.system, "account_ref": account_ref}
     match row.operation:
         case "card_produced":
             return CardProduced(
@@ -363,15 +389,19 @@ def wake(tx: Tx, keys: Sequence[Key], *, now: datetime) -> tuple[int, bool]:
     asked = given(tx, _KEY)
     values = {"given": params([{"key": key} for key in keys])}
     named = e.key.in_(select(asked.c.key))
+    a = t.applications.c
+    waiting = exists(select(e.key).where(named, e.seq.is_(None), e.person_id == a.person_id, e.system == a.bank_code))
+    running = exists(select(a.id).where(a.stage == "account", a.work == "running", waiting))
+    leased = exists(select(e.key).where(named, e.lease_token.is_not(None)))
+    # Before anybody is woken: who ends his asking in between is waiting by then, and woken. Asked afterwards he would be neither.
+    busy = bool(tx.conn.execute(select(or_(running, leased)), values).scalar())
     calls = tx.conn.execute(
         update(t.external_calls)
-        .where(named, _open(e), e.held == false(), e.lease_token.is_(None))
+        .where(named, or_(_open(e), unclaimed.left()), e.held == false(), e.lease_token.is_(None))
         .values(next_try_at=_NOW)
         .returning(e.key),
         {**values, "now": now},
     ).all()
-    a = t.applications.c
-    waiting = exists(select(e.key).where(named, e.seq.is_(None), e.person_id == a.person_id, e.system == a.bank_code))
     applications = tx.conn.execute(
         update(t.applications)
         .where(a.stage == "account", a.work == "waiting", waiting)
@@ -379,7 +409,4 @@ def wake(tx: Tx, keys: Sequence[Key], *, now: datetime) -> tuple[int, bool]:
         .returning(a.id),
         values,
     ).all()
-    running = exists(select(a.id).where(a.stage == "account", a.work == "running", waiting))
-    leased = exists(select(e.key).where(named, e.lease_token.is_not(None)))
-    busy = bool(tx.conn.execute(select(or_(running, leased)), values).scalar())
     return len(calls) + len(applications), busy

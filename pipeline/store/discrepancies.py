@@ -64,6 +64,12 @@ def find(tx: Tx, discrepancy_id: str) -> Record | None:
     return tx.conn.execute(select(t.discrepancies).where(d.id == discrepancy_id)).first()
 
 
+def still_missing(tx: Tx, bundle_id: str) -> set[str]:
+    """Cards of a bundle that were told missing and have not been found."""
+    query = select(d.card_id).where(d.bundle_id == bundle_id, d.kind == "missing", d.state == "open")
+    return set(tx.conn.execute(query).scalars())
+
+
 def listing(tx: Tx, *, bundle_id: str | None = None, state: str | None = None, limit: int = 1000) -> list[Record]:
     """Discrepancies, oldest first."""
     query = select(t.discrepancies).order_by(d.id).limit(limit)

@@ -15,11 +15,11 @@ from sqlalchemy import Column, Text, update
 from pipeline.errors import Defect
 from pipeline.stages.account import AccountOpened, BankCall, CallSettled, CardBound
 from pipeline.stages.base import Fact, Intent, Need, RegisterFacts
-from pipeline.stages.collection import CollectBy, Emit, TimerFired, TimerSet
+from pipeline.stages.collection import AccountUnused, CollectBy, Emit, TimerFired, TimerSet
 from pipeline.stages.dispatch import Packed
 from pipeline.stages.personalisation import BlankQuarantined, BlankReturned, BlankSpoiled, CardProduced, TakeBlank
 from pipeline.stages.photo import PhotoJudged
-from pipeline.store import accounts, outbox, packing, photos, stock, timers
+from pipeline.store import accounts, closing, outbox, packing, photos, stock, timers
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx, given, params
 from pipeline.store.types import Instant
@@ -108,6 +108,7 @@ _WRITERS: tuple[tuple[tuple[type[Fact], ...], Callable[..., None]], ...] = (
     ((CardBound,), accounts.write_bound),
     ((BlankSpoiled, BlankReturned, BlankQuarantined), stock.write_blanks),
     ((CardProduced,), stock.write_cards),
+    ((AccountUnused,), closing.write_unused),
     ((Packed,), packing.write_packed),
     ((CollectBy,), _collect_by),
     ((TimerFired,), _fired),

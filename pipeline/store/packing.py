@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Column, Text, func, insert, select, update
+from sqlalchemy import Column, Integer, Text, cast, func, insert, select, update
 
 from pipeline.identifiers import new_id
 from pipeline.stages.dispatch import Packed
@@ -29,15 +29,15 @@ def write_packed(tx: Tx, facts: Sequence[Packed], *, now: datetime) -> None:
     slots: list[dict[str, Any]] = []
     for outlet, waiting in sorted(by_outlet.items()):
         size = waiting[0].bundle_size
-        bundle, filled = _open_bundle(tx, outlet, waiting[0].region, now)
+        bundle, filled, slot = _open_bundle(tx, outlet, waiting[0].region, now)
         for fact in waiting:
             if filled >= size:
                 _place(tx, slots)
                 slots = []
                 seal(tx, [bundle], now=now)
-                bundle, filled = _open_bundle(tx, outlet, fact.region, now)
-            filled += 1
-            slots.append({"id": fact.card_id, "bundle": bundle, "slot": f"{filled:03d}"})
+                bundle, filled, slot = _open_bundle(tx, outlet, fact.region, now)
+            filled, slot = filled + 1, slot + 1
+            slots.append({"id": fact.card_id, "bundle": bundle, "slot": f"{slot:03d}"})
     _place(tx, slots)
 
 
@@ -51,8 +51,8 @@ def _place(tx: Tx, slots: Sequence[Mapping[str, Any]]) -> None:
     )
 
 
-def _open_bundle(tx: Tx, outlet: str, region: str, now: datetime) -> tuple[str, int]:
-    """The bundle being packed for an outlet, locked, and how many cards lie in it."""
+def _open_bundle(tx: Tx, outlet: str, region: str, now: datetime) -> tuple[str, int, int]:
+    """The bundle being packed for an outlet, locked, how many cards lie in it, and its last slot: one that was left stays empty."""
     query = select(b.id).where(b.outlet == outlet, b.direction == "out", b.status == "packing").with_for_update()
     found = tx.conn.execute(query).scalar()
     while found is None:
@@ -61,8 +61,9 @@ def _open_bundle(tx: Tx, outlet: str, region: str, now: datetime) -> tuple[str, 
             on_conflict_nothing(tx, t.bundles), {**row, "region": region, "status": "packing", "opened_at": now}
         )
         found = tx.conn.execute(query).scalar()
-    filled = tx.conn.execute(select(func.count()).select_from(t.cards).where(c.bundle_id == found)).scalar_one()
-    return str(found), filled
+    last = func.coalesce(func.max(cast(c.slot, Integer)), 0)
+    filled, slot = tx.conn.execute(select(func.count(), last).where(c.bundle_id == found)).one()
+    return str(found), filled, slot
 
 
 def ripe(tx: Tx, *, opened_before: Mapping[str, datetime], limit: int = 200) -> list[str]:
@@ -98,6 +99,12 @@ def seal(tx: Tx, bundle_ids: Sequence[str], *, now: datetime) -> None:
 
 def _seal_no(bundle_id: str) -> str:
     return f"S{bundle_id[-10:].upper()}"
+
+
+def sealed_in(tx: Tx, card: Record) -> str | None:
+    """The sealed bundle to an outlet in which a card lies, if it does."""
+    query = select(b.id).where(b.id == card.bundle_id, b.direction == "out", b.status == "sealed")
+    return tx.conn.execute(query).scalar()
 
 
 def open_direct(tx: Tx, card: Record, *, outlet: str, region: str, application_id: str, now: datetime) -> str:

@@ -663,7 +663,19 @@ def write_cards(tx: Tx, facts: Sequence[CardProduced], *, now: datetime) -> None
         ),
         {"given": params(values), "now": now},
     )
+    _keep_bank_numbers(tx, {str(card["id"]): f.bank_card_number for card, f in zip(values, facts, strict=True)})
     bank_desk.tell_produced(tx, [str(card["id"]) for card in values], now=now)
     serials = [f.serial for f in facts]
     _change(tx, serials, now=now, state="bound", problem=None)
     _write_down(tx, serials, "bound", Act(at=now))
+
+
+def _keep_bank_numbers(tx: Tx, numbers: Mapping[str, str | None]) -> None:
+    """The bank card number stays with the card: that of its account is another one as soon as the next card is bound."""
+    values = [
+        {"b_id": i, "b_sealed": tx.sealer.seal({"bank_card_number": number}, bound_to=f"cards/{i}")}
+        for i, number in numbers.items()
+        if number is not None
+    ]
+    if values:
+        tx.conn.execute(update(t.cards).where(c.id == bindparam("b_id")).values(sealed=bindparam("b_sealed")), values)

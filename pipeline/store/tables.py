@@ -349,6 +349,14 @@ Index(
     sqlite_where=text("seq IS NOT NULL AND state NOT IN ('done', 'declined', 'closed')"),
 )
 
+# What the account stage asked for and has no end yet.
+Index(
+    "ix_external_calls_stage",
+    external_calls.c.created_at,
+    postgresql_where=text("seq IS NULL AND state IN ('intent', 'unknown', 'pending')"),
+    sqlite_where=text("seq IS NULL AND state IN ('intent', 'unknown', 'pending')"),
+)
+
 accounts = Table(
     "accounts",
     metadata,
@@ -611,6 +619,8 @@ cards = Table(
     Column("slot", Text),
     Column("face", Text),
     Column("return_reason", Text),
+    # The bank card number the card was made with. That of its account changes with every later card.
+    Column("sealed", LargeBinary),
     Column("verified_at", Instant, nullable=False),
     Column("changed_at", Instant, nullable=False),
     _one_of("status", ("produced", "voided", "issued", "active", "frozen", "cancelled", "destroyed")),
@@ -645,6 +655,7 @@ Index(
     sqlite_where=text("face IS NOT NULL"),
 )
 Index("ix_cards_person", cards.c.person_id)
+Index("ix_cards_account", cards.c.account_id)
 Index("ix_cards_bundle", cards.c.bundle_id)
 
 bundles = Table(

@@ -21,7 +21,10 @@ Carrier = Annotated[str, typer.Option(help="the courier")]
 Note = Annotated[str | None, typer.Option("--carrier-ref", help="number of the consignment note")]
 Cards = Annotated[
     list[str] | None,
-    typer.Option("--card", help="a card that is there, by id or serial; all others when none is named"),
+    typer.Option(
+        "--card",
+        help="a card that is there, by id or serial; all others when none is named, but none that was told missing before",
+    ),
 ]
 Missing = Annotated[list[str] | None, typer.Option("--missing", help="a card that is not there, by id or serial")]
 Extra = Annotated[list[str] | None, typer.Option("--extra", help="serial of a card that is not on the list")]
@@ -93,7 +96,7 @@ def bundle_receive(
     by: By = None,
     data: DataDir = None,
 ) -> None:
-    """The outlet signs for a bundle. What differs opens discrepancies; later cards are signed for in the same way."""
+    """The outlet signs for a bundle. What differs opens discrepancies; a card that turns up later is named by --card."""
     from pipeline.services import bundles
 
     told = _told(card, missing, extra, damaged, seal_broken)

@@ -17,6 +17,7 @@ from producers.cli.terminal import (
     Output,
     actor,
     console,
+    existing_installation,
     installation_of,
     print_json,
     wants_json,
@@ -39,7 +40,7 @@ def custody_balance(
     from pipeline.store import custody, stock
 
     in_json = wants_json(output, as_json)
-    with installation_of(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         by_row, by_event = custody.balance(tx, by_place=by_place)
         produced = stock.ledger_counts(tx).get("bound", 0)
     total = sum(by_row.values())
@@ -65,7 +66,7 @@ def custody_verify(data: DataDir = None, output: Output = "table", as_json: Json
     from pipeline.store import custody
 
     in_json = wants_json(output, as_json)
-    with installation_of(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         verified = custody.verify(tx)
     if in_json:
         broken = [{"card": card, "problem": problem} for card, problem in verified.broken]
@@ -89,7 +90,7 @@ def custody_events(
     from pipeline.store import custody, handing
 
     in_json = wants_json(output, as_json)
-    with installation_of(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         if handing.application_of(tx, card_id) is None:
             raise NotFound(f"没有卡片 {card_id}", f"no such card: {card_id}")
         steps = custody.history(tx, card_id)
@@ -132,7 +133,7 @@ def custody_stored(
     from pipeline.store import destructions
 
     in_json = wants_json(output, as_json)
-    installation = installation_of(data)
+    installation = existing_installation(data)
     with installation.store.transaction() as tx:
         rows = destructions.stored(tx, now=installation.context.now(), due=due)
     if in_json:
@@ -244,7 +245,7 @@ def custody_destructions(
     from pipeline.store import destructions
 
     in_json = wants_json(output, as_json)
-    with installation_of(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         rows = destructions.listing(tx, state=state, limit=limit)
     names = ("id", "state", "reason", "listed_by", "listed_at", "destroyed_by", "witness", "receipt_no", "settled_at")
     if in_json:
@@ -267,7 +268,7 @@ def custody_receipt(
     from pipeline.services import destruction
 
     in_json = wants_json(output, as_json)
-    receipt = destruction.receipt(installation_of(data).context, name)
+    receipt = destruction.receipt(existing_installation(data).context, name)
     _print_receipt(asdict(receipt), in_json)
     if not receipt.genuine:
         raise typer.Exit(errors.FAILED)

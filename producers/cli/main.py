@@ -34,7 +34,7 @@ from producers.cli.fee import fee_app
 from producers.cli.keys import keys_app
 from producers.cli.outlet import outlet_app
 from producers.cli.photo import app as photo_app
-from producers.cli.terminal import DataDir, JsonFlag, Output
+from producers.cli.terminal import DataDir, JsonFlag, Output, existing_installation
 from producers.cli.terminal import actor as _actor
 from producers.cli.terminal import console as _console
 from producers.cli.terminal import installation_of as _installation
@@ -383,7 +383,7 @@ def status(data: DataDir = None, output: Output = "table", as_json: JsonFlag = F
     from producers.cli.status import render, snapshot
 
     wants_json = _as_json(output, as_json)
-    installation = _installation(data)
+    installation = existing_installation(data)
     while True:
         seen = snapshot(installation, version=release())
         if wants_json:
@@ -408,7 +408,7 @@ def application_show(
     from producers.cli.show import case, render
 
     wants_json = _as_json(output, as_json)
-    seen = case(_installation(data), name)
+    seen = case(existing_installation(data), name)
     if wants_json:
         _print_json(seen)
     else:
@@ -424,7 +424,7 @@ def application_list(
     """Ids of applications, oldest first."""
     from pipeline.store import views
 
-    with _installation(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         for application_id in views.application_ids(tx, status=status_, limit=limit):
             print(application_id)
 
@@ -490,7 +490,7 @@ def batch_show(batch_id: Annotated[str, typer.Argument(metavar="ID")], data: Dat
     """One batch with its wrong rows, as JSON."""
     from pipeline.store import batches
 
-    with _installation(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         row = batches.get(tx, batch_id)
         if row is None:
             raise NotFound(f"没有批次 {batch_id}", f"no such batch: {batch_id}")
@@ -503,7 +503,7 @@ def batch_list(data: DataDir = None) -> None:
     """The newest batches, one JSON object a line."""
     from pipeline.store import batches
 
-    with _installation(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         for row in batches.listing(tx):
             print(json.dumps(row._asdict(), ensure_ascii=False, default=_plain))
 
@@ -534,7 +534,7 @@ def audit_verify(data: DataDir = None) -> None:
     """Walk the chain of the audit log. Exit 1 when it is broken."""
     from pipeline.store import audit
 
-    with _installation(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         found = audit.verify(tx)
     _print_json(
         {"ok": found.broken_at is None, "rows": found.rows, "unsealed": found.unsealed, "broken_at": found.broken_at}

@@ -13,7 +13,7 @@ import typer
 from rich.console import Console
 
 from config import logs
-from config.settings import Settings, load
+from config.settings import BadConfiguration, Settings, load
 from config.wiring import Installation
 
 Output = Annotated[str, typer.Option("-o", "--output", help="table or json", metavar="FORMAT")]
@@ -39,6 +39,24 @@ def installation_of(data: Path | None = None) -> Installation:
         BadConfiguration: a setting cannot be used.
     """
     return Installation(settings_of(data))
+
+
+def existing_installation(data: Path | None = None) -> Installation:
+    """The installation that a command looks at. A directory without one is not made into one: a misspelt name would look well.
+
+    Raises:
+        BadConfiguration: a setting cannot be used, or there is no installation.
+    """
+    settings = settings_of(data)
+    file = settings.database.url.removeprefix("sqlite:///")
+    if file != settings.database.url and not Path(file).exists():
+        raise BadConfiguration(
+            [
+                f"{file}: 此处没有 zhika 数据库；请检查 --data 或 ZHIKA_DATA_DIR"
+                " / there is no zhika database: check --data or ZHIKA_DATA_DIR (`zhika db migrate` makes one)"
+            ]
+        )
+    return Installation(settings)
 
 
 def actor() -> str:

@@ -69,7 +69,8 @@ class Outlets:
         """The courier fetches every sealed bundle."""
         bundles = self._bundles("sealed", "out")
         for bundle in bundles:
-            bundling.ship(self.context, bundle.id, carrier=COURIER, actor="dispatcher")
+            with _somebody_was_quicker():
+                bundling.ship(self.context, bundle.id, carrier=COURIER, actor="dispatcher")
         return len(bundles)
 
     def receive(self) -> int:
@@ -175,9 +176,16 @@ class Outlets:
         """What was mislaid turns up, and what was damaged goes back. Whether there was anything to look for."""
         with self.context.store.transaction() as tx:
             open_ = differences.listing(tx, bundle_id=bundle.id, state="open")
-        if any(one.kind == "missing" for one in open_):
+            under_way = {card.id for card in store.cards_in(tx, bundle.id) if card.custody == "courier"}
+        found = [one.card_id for one in open_ if one.kind == "missing" and one.card_id in under_way]
+        if found:
             bundling.receive(
-                self.context, bundle.id, outlet=bundle.outlet, seal_no=bundle.seal_no, actor=_clerk(bundle.outlet)
+                self.context,
+                bundle.id,
+                outlet=bundle.outlet,
+                seal_no=bundle.seal_no,
+                received=found,
+                actor=_clerk(bundle.outlet),
             )
         for one in open_:
             if one.kind == "damaged":

@@ -121,7 +121,7 @@ def test_bytes_are_sealed_data_digests_hashes_or_bodies_of_events() -> None:
     }
     assert found == {
         ("persons", "blind_index"), ("persons", "sealed"), ("submissions", "sealed"), ("submissions", "content_digest"),
-        ("accounts", "sealed"), ("hand_overs", "sealed"), ("data_keys", "wrapped"), ("outbox", "body"),
+        ("accounts", "sealed"), ("cards", "sealed"), ("hand_overs", "sealed"), ("data_keys", "wrapped"), ("outbox", "body"),
         ("audit", "prev_hash"), ("audit", "hash"), ("custody_events", "signature"), ("destructions", "signature"),
         ("bank_file_rows", "digest"), ("bank_file_rows", "sealed"), ("bank_file_rows", "blind_index"),
         ("webhook_endpoints", "sealed"), ("command_answers", "digest"),

@@ -240,6 +240,33 @@ def test_the_same_hand_over_told_again_is_the_same_one(waiting: Any) -> None:
 # --------------------------------------------------------------------------------------------------------------- undo
 
 
+def test_of_two_hand_overs_under_one_key_at_once_the_second_is_told_so(
+    waiting: Any, submission: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, i = waiting
+    [other] = line.to_outlet(submission(2))
+    line.hand_over(i, key="k-1")
+    looked: list[str] = []
+    by_key = handing.by_key
+
+    def before_the_first_committed(tx: Any, key: str) -> Any:
+        looked.append(key)
+        return by_key(tx, key) if len(looked) > 1 else None
+
+    monkeypatch.setattr(handing, "by_key", before_the_first_committed)
+    with changes_nothing(line, "idempotency-key-reused"):
+        line.hand_over(other, key="k-1")
+    assert line.status(other) == "delivered"
+
+
+@pytest.mark.parametrize("told", [{"fee_receipt": number(9)}, {"papers": {"mandate": "138-0000-1234"}}])
+def test_somebodys_number_is_no_receipt_and_no_papers_place(waiting: Any, told: dict[str, Any]) -> None:
+    line, i = waiting
+    with changes_nothing(line, "looks-personal") as refused:
+        line.hand_over(i, **told)
+    assert number(9) not in str(refused.value)
+
+
 def revert(line: Any, handed: str, **told: Any) -> None:
     counter.revert(line.context, handed, **({"outlet": OUTLET, "actor": "li", "reason": "wrong person"} | told))
 

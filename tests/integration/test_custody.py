@@ -131,11 +131,38 @@ def test_a_card_that_turns_up_later_is_signed_for_and_settles_the_dispute(shippe
     with pytest.raises(Refused) as told:
         receive(line, bundle, received=[line.card(ids[0]).id])
     assert code_of(told) == "card-not-in-bundle"
-    late = receive(line, bundle)
+    assert receive(line, bundle).received == ()  # whoever counts again without naming it has not found it
+    assert line.balanced() == {"outlet": 2, "courier": 1}
+    late = receive(line, bundle, received=[line.card(ids[2]).id])
     assert (late.received, late.missing, late.status) == ((line.card(ids[2]).id,), (), "received")
     assert line.status(ids[2]) == "delivered"
     assert line.events("bundle.settled") == 1
     assert line.balanced() == {"outlet": 3}
+
+
+def test_one_more_difference_told_later_does_not_sign_for_what_is_still_missing(shipped: Any) -> None:
+    line, bundle, ids = shipped
+    missing = line.card(ids[0]).id
+    receive(line, bundle, missing=[missing])
+    again = receive(line, bundle, extra=["BL9999"])
+    assert (again.received, again.missing, again.status) == ((), (missing,), "disputed")
+    assert (line.card(ids[0]).custody, line.status(ids[0])) == ("courier", "dispatch")
+
+
+def test_a_packing_list_has_no_place_twice(line: Any, submission: Make) -> None:
+    [other] = line.accept(submission(3, outlet="out_42010602"))
+    line.run()
+    [theirs] = line.ship()
+    gone, stays = line.accept(submission(1), submission(2))
+    line.run()
+    assert {line.card(i).slot for i in (gone, stays)} == {"001", "002"}
+    first = min((gone, stays), key=lambda i: line.card(i).slot)
+    receive(line, theirs, extra=[line.card(first).blank_serial])  # out of the open box, into another outlet's
+    line.accept(submission(4))
+    line.run()
+    [ours] = line.ship()
+    assert [entry["slot"] for entry in ours.manifest] == ["002", "003"]
+    assert line.status(other) == "delivered"
 
 
 @pytest.mark.rule("KL-19")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from sqlalchemy import delete, select, update
 from pipeline.application import Submission
 from pipeline.errors import Conflict, NotFound, Refused
 from pipeline.services import bundles, discrepancies, returns, storage
-from pipeline.store import audit, custody, stock, views
+from pipeline.store import audit, custody, packing, stock, views
 from pipeline.store import discrepancies as books
 from pipeline.store import tables as t
 
@@ -168,7 +170,7 @@ def test_a_damaged_card_that_comes_back_before_anybody_settled_it_is_made_again_
     [damaged] = receive(line, bundle, damaged=[card.id]).discrepancies
     back = returns.send_back(line.context, [card.id], outlet=HERE, seal_no="B1", carrier="courier", actor="clerk")
     returns.receive_back(line.context, back, seal_no="B1", actor="storekeeper")
-    assert line.status(ids[0]) == "personalisation"
+    assert line.status(ids[0]) == "account"
     assert settle(line, damaged, "sent_back") == "received"
     line.run()
     assert [row.status for row in every_card(line, ids[0])] == ["voided", "produced"]
@@ -229,6 +231,190 @@ def test_an_extra_card_is_forwarded_to_its_own_outlet_and_is_not_missed_there_tw
     assert line.status(theirs) == "delivered"
     assert line.balanced() == {"outlet": 2}
     verified(line)
+
+
+@pytest.fixture
+def forwarded(swapped: Any) -> tuple[Any, Any, str]:
+    """A line, a sealed box of one card at the wrong outlet, and the card's application, whose own outlet has signed for it unseen."""
+    line, ours, other, theirs = swapped
+    receive(line, other)
+    line.later(seconds=1)
+    [extra] = receive(line, ours, extra=[line.card(theirs).blank_serial]).discrepancies
+    assert settle(line, extra, "forwarded") == "received"
+    [direct] = line.bundles("sealed")
+    return line, direct, theirs
+
+
+def test_a_card_that_is_sealed_to_be_forwarded_is_neither_told_of_nor_handed_over_nor_set_aside(forwarded: Any) -> None:
+    line, direct, theirs = forwarded
+    card = line.card(theirs)
+    for act in (
+        lambda: line.notify(theirs),
+        lambda: line.hand_over(theirs),
+        lambda: returns.ask_back(line.context, card.id, outlet=HERE, reason="damaged", actor="clerk"),
+    ):
+        refused("card-packed", act)
+    assert bundles.ship(line.context, direct.id, carrier="courier", actor="clerk") == 1
+    assert receive(line, direct, actor="clerk2").received == (card.id,)
+    line.hand_over(theirs)
+    verified(line)
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"custody": "holder", "place": "holder"},
+        {"place": THERE},
+        {"status": "frozen"},
+        {"status": "voided"},
+        {"return_reason": "damaged"},
+    ],
+)
+def test_a_card_that_is_not_ready_where_it_was_packed_keeps_its_box_in(forwarded: Any, changed: Any) -> None:
+    line, direct, theirs = forwarded
+    card = line.card(theirs)
+    with line.context.store.transaction() as tx:
+        custody.mark_cards(tx, [card.id], **changed)
+    with pytest.raises(Conflict, match=card.id) as told:
+        bundles.ship(line.context, direct.id, carrier="courier", actor="clerk")
+    assert told.value.reason_code == "card-not-ready"
+    with line.context.store.transaction() as tx:
+        after = custody.card(tx, card.id)
+    assert (after.custody, after.place) == (changed.get("custody", "outlet"), changed.get("place", HERE))
+    assert bundle_of(line, direct).status == "sealed"
+
+
+def test_a_box_of_the_centre_leaves_only_from_the_centre(line: Any, submission: Make) -> None:
+    first, _ = line.accept(submission(1), submission(2))
+    line.run()
+    line.later(hours=5)
+    [bundle] = line.bundles("sealed")
+    with line.context.store.transaction() as tx:
+        custody.mark_cards(tx, [line.card(first).id], custody="outlet", place=THERE)
+    refused("card-not-ready", lambda: bundles.ship(line.context, bundle.id, carrier="courier", actor="clerk"))
+    assert {line.card(first).place, bundle_of(line, bundle).status} == {THERE, "sealed"}
+
+
+def test_a_card_that_was_set_aside_goes_back_and_not_on(swapped: Any) -> None:
+    line, ours, other, theirs = swapped
+    card = line.card(theirs)
+    receive(line, other, damaged=[card.id])
+    [extra] = receive(line, ours, extra=[card.blank_serial]).discrepancies
+    refused("resolution", lambda: settle(line, extra, "forwarded"))
+    assert settle(line, extra, "sent_back") == "received"
+    assert line.bundles("sealed") == []
+    assert line.card(theirs).return_reason == "damaged"
+
+
+def test_a_card_that_was_extra_in_two_boxes_is_forwarded_in_one(swapped: Any, submission: Make) -> None:
+    line, ours, _, theirs = swapped
+    line.accept(submission(3))
+    line.run()
+    [next_one] = line.ship()
+    told = {"extra": [line.card(theirs).blank_serial]}
+    [first] = receive(line, ours, **told).discrepancies
+    [second] = receive(line, next_one, **told).discrepancies
+    settle(line, first, "forwarded")
+    refused("card-packed", lambda: settle(line, second, "sent_back"))
+    assert settle(line, second, "forwarded") == "received"
+    [direct] = line.bundles("sealed")
+    assert [entry["card"] for entry in direct.manifest] == [line.card(theirs).id]
+
+
+def beside(line: Any, act: Callable[[], Any], other: Callable[[], Any], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Do `act`; when its cards have changed hands, and before it commits, another process has read its box and wants them too.
+
+    What `other` answered, or the refusal it got.
+    """
+    read, asked = threading.Event(), []
+    here = threading.current_thread()
+    hand_on, cards_in = custody.hand_on, custody.cards_in
+
+    def reads(*args: Any) -> Any:
+        rows = cards_in(*args)
+        if threading.current_thread() is not here:
+            read.set()
+        return rows
+
+    def hands_on(*args: Any, **named: Any) -> None:
+        hand_on(*args, **named)
+        if threading.current_thread() is here:
+            asked.append(pool.submit(other))
+            # On SQLite the other one cannot even begin.
+            assert not line.context.store.postgres or read.wait(30)
+
+    monkeypatch.setattr(custody, "hand_on", hands_on)
+    monkeypatch.setattr(custody, "cards_in", reads)
+    with ThreadPoolExecutor(1) as pool:
+        act()
+        return asked[0].exception(60) or asked[0].result()
+
+
+def test_a_box_leaves_without_the_card_that_is_just_scanned_elsewhere(
+    line: Any, submission: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line.accept(submission(1))
+    line.run()
+    [ours] = line.ship()
+    stray, _ = line.accept(submission(2, outlet=THERE), submission(3, outlet=THERE))
+    line.run()
+    line.later(hours=5)
+    [theirs] = line.bundles("sealed")
+    left = beside(
+        line,
+        lambda: receive(line, ours, extra=[line.card(stray).blank_serial]),
+        lambda: bundles.ship(line.context, theirs.id, carrier="courier", actor="dispatcher"),
+        monkeypatch,
+    )
+    assert left == 1
+    assert line.card(stray).place == HERE
+    verified(line)
+
+
+def test_a_card_that_is_handed_over_while_its_box_is_fetched_stays_its_holders(
+    forwarded: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    line, direct, theirs = forwarded
+    # As if the counter had looked before the box was sealed.
+    monkeypatch.setattr(packing, "sealed_in", lambda *_: None)
+    left = beside(
+        line,
+        lambda: line.hand_over(theirs),
+        lambda: bundles.ship(line.context, direct.id, carrier="courier", actor="clerk9"),
+        monkeypatch,
+    )
+    assert isinstance(left, Conflict), left
+    assert left.reason_code == "card-not-ready"
+    assert (line.card(theirs).custody, line.status(theirs)) == ("holder", "collected")
+    verified(line)
+
+
+def test_a_card_that_was_settled_as_lost_turns_up_in_its_own_disputed_box(shipped: Any) -> None:
+    line, bundle, ids = shipped
+    lost, missing = line.card(ids[0]), line.card(ids[1])
+    receipt = receive(line, bundle, missing=[lost.id, missing.id])
+    with line.context.store.transaction() as tx:
+        [told] = [row.id for row in books.listing(tx, bundle_id=bundle.id) if row.card_id == lost.id]
+    assert settle(line, told, "lost") == "disputed"
+    refused("card-not-in-bundle", lambda: receive(line, bundle, received=[lost.id]))
+    again = receive(line, bundle, extra=[lost.blank_serial])
+    assert (again.extra, again.missing) == ((lost.blank_serial,), (missing.id,))
+    [extra] = again.discrepancies
+    refused("resolution", lambda: settle(line, extra, "arrived"))
+    settle(line, extra, "sent_back")
+    assert line.balanced() == {"outlet": 2, "courier": 1}
+    assert receipt.status == "disputed"
+    verified(line)
+
+
+def test_somebodys_number_typed_as_a_serial_is_refused_and_kept_nowhere(shipped: Any) -> None:
+    line, bundle, ids = shipped
+    number = line.application(ids[0]).person.id_number
+    with pytest.raises(Refused) as told:
+        receive(line, bundle, extra=[number])
+    assert told.value.reason_code == "looks-personal"
+    assert number not in str(told.value)
+    assert (open_in(line, bundle), bundle_of(line, bundle).status) == ([], "shipped")
 
 
 def test_a_card_that_was_found_in_another_box_is_not_missed_when_its_own_is_opened_later(swapped: Any) -> None:

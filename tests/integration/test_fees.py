@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import update
 
 from pipeline.application import Submission
-from pipeline.errors import Conflict, NotFound
+from pipeline.errors import Conflict, NotFound, Refused
 from pipeline.services import bundles, fees
 from pipeline.store import fees as store
 from pipeline.store import tables as t
@@ -86,6 +86,20 @@ def test_a_fee_is_waived_with_evidence_on_a_ground_the_region_knows(charged: Any
 
 @pytest.mark.rule("DL-18")
 @pytest.mark.rule("KL-6")
+def test_somebodys_number_is_neither_receipt_nor_proof(charged: Any) -> None:
+    line, _, fee = charged
+    number = "999001198001010010"
+    for act in (
+        lambda: pay(line, fee, receipt_no=number),
+        lambda: waive(line, fee, evidence=f"W{number}"),
+        lambda: fees.refund(line.context, fee, refund_no="13800001234", actor="cashier"),
+    ):
+        with pytest.raises(Refused) as told:
+            act()
+        assert told.value.reason_code == "looks-personal"
+        assert number not in str(told.value)
+
+
 def test_each_region_waives_by_its_own_words_or_not_at_all(line: Any, regional: Callable[..., Submission]) -> None:
     for n, (code, ground, rule) in enumerate(
         [("210200", "quality", None), ("210200", "disabled", "DL-18"), ("650200", "quality", "KL-14")], 1

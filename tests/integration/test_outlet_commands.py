@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ from pipeline.application import Submission
 from pipeline.errors import Conflict
 from pipeline.outlet_commands import CommandMessage
 from pipeline.services import commands, counter, sweep
+from pipeline.store import answers as store_answers
 from pipeline.store import audit, outbox
 from pipeline.store import tables as t
 from tests.integration.conftest import Killed
@@ -197,6 +199,58 @@ def test_who_is_not_the_outlets_user_is_refused_and_does_nothing(line: Any, deli
         forged = CommandMessage(key="k1", user=user, routing_key=OUTLET, body=good.body)
         assert commands.handle(line.context, forged) == "answered"
     assert [item["problem"]["code"] for item in answers(line)] == ["unauthenticated"] * 3
+    assert line.status(delivered) == "delivered"
+
+
+def test_half_a_character_is_refused_once_and_stops_nobody(line: Any, delivered: str) -> None:
+    document = json.loads(hand_over(line, delivered, "k1").body)
+    document["data"]["note"] = "\ud800"
+    broken = CommandMessage(
+        key="k1", user=f"outlet.{OUTLET}", routing_key=OUTLET, body=json.dumps(document).encode(), deliveries=0
+    )
+    assert commands.handle(line.context, broken) == "answered"
+    assert answers(line)[0]["problem"]["code"] == "validation-failed"
+
+
+def test_whatever_fails_before_the_answer_is_given_up_in_the_end(
+    line: Any, delivered: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = hand_over(line, delivered, "k1")
+
+    def breaks(tx: Any, *_: object) -> None:
+        tx.conn.execute(t.data_keys.insert().values(id=1, wrapped=b"", created_at=line.clock.now()))
+
+    monkeypatch.setattr(store_answers, "find", breaks)
+    for deliveries in (0, commands.GIVE_UP - 1):
+        with pytest.raises(Exception, match="data_keys"):
+            commands.handle(line.context, replace(asked, deliveries=deliveries))
+    assert answers(line) == []
+    assert commands.handle(line.context, replace(asked, deliveries=commands.GIVE_UP)) == "answered"
+    assert answers(line)[0]["problem"]["code"] == "technical.exhausted"
+    assert line.status(delivered) == "delivered"
+
+
+def test_a_routing_key_that_is_no_outlets_is_told_nothing(line: Any) -> None:
+    stray = CommandMessage(key="k1", user=None, routing_key="13800001234\x00", body=b"{}")
+    assert commands.handle(line.context, stray) == "answered"
+    assert "13800001234" not in everything(line)
+
+
+def test_a_number_told_as_a_serial_or_a_receipt_is_refused_and_kept_nowhere(
+    line: Any, delivered: str, submission: Callable[..., Submission]
+) -> None:
+    line.accept(submission(2))
+    line.run()
+    [bundle] = line.ship()
+    number = line.application(delivered).person.id_number
+    told = {"bundle_id": bundle.id, "seal_no": bundle.seal_no, "received_by": "c1"}
+    commands.handle(line.context, message("bundle.receive", bundle.id, "k1", extra=[number], **told))
+    commands.handle(line.context, message("bundle.receive", bundle.id, "k2", missing=[number], **told))
+    commands.handle(line.context, message("bundle.receive", bundle.id, "k3", **(told | {"bundle_id": f"bun_{number}"})))
+    commands.handle(line.context, hand_over(line, delivered, "k4", fee_receipt=number))
+    codes = [item["problem"]["code"] for item in answers(line)]
+    assert codes == ["looks-personal", "card-not-in-bundle", "validation-failed", "validation-failed"]
+    assert number not in everything(line)
     assert line.status(delivered) == "delivered"
 
 

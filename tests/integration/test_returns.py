@@ -19,7 +19,7 @@ from pipeline.application import Submission
 from pipeline.errors import Conflict, NotFound, Refused
 from pipeline.policy import Policy
 from pipeline.services import bank_desk, bundles, destruction, discrepancies, returns, storage
-from pipeline.store import audit, custody, stock
+from pipeline.store import audit, custody, packing, stock
 from pipeline.store import tables as t
 
 from .conftest import Killed
@@ -292,6 +292,55 @@ def test_a_card_on_a_list_goes_to_nobody_until_that_is_withdrawn(line: Any, subm
     destruction.withdraw(line.context, listed, actor="s")
     storage.reissue(line.context, i, outlet=HERE, actor="d")
     refused("none-due", lambda: destroyed(line))
+
+
+def test_cards_that_go_out_again_are_packed_at_once_in_the_order_of_their_outlets(
+    line: Any, submission: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = line.accept(*(submission(n, outlet=outlet) for n, outlet in enumerate((THERE, HERE, THERE), 1)))
+    line.run()
+    sent = line.ship()
+    cards = [line.card(i) for i in ids]
+    with line.context.store.transaction() as tx:  # all went astray to a third outlet, and were set aside there
+        where = custody.Place("outlet", "out_42010609")
+        custody.hand_on(tx, cards, taker=where, now=line.clock.now(), given_by="courier", taken_by="clerk")
+        custody.mark_cards(tx, [card.id for card in cards], return_reason="misrouted")
+    told = {"outlet": "out_42010609", "seal_no": "B1", "carrier": "courier", "actor": "clerk"}
+    back = returns.send_back(line.context, [card.id for card in cards], **told)
+    packed: list[int] = []
+    write_packed = packing.write_packed
+
+    def writes(tx: Any, facts: Any, **named: Any) -> None:
+        packed.append(len(facts))
+        write_packed(tx, facts, **named)
+
+    monkeypatch.setattr(packing, "write_packed", writes)
+    returns.receive_back(line.context, back, seal_no="B1", actor="storekeeper")
+    assert packed == [3]  # card by card, two boxes that came back at once would lock their outlets' bundles crosswise
+    again = line.ship()
+    assert {bundle.outlet: len(bundle.manifest) for bundle in again} == {HERE: 1, THERE: 2}
+    assert not {bundle.id for bundle in again} & {bundle.id for bundle in sent}
+    in_order(line)
+
+
+def test_accounts_of_destroyed_cards_are_locked_in_order(
+    line: Any, regional: Regional, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = uncollected(line, *(regional(WUHAN, n) for n in range(1, 4)))
+    line.later(days=800)
+    cards = [line.card(i) for i in ids]
+    with line.context.store.transaction() as tx:  # the first card has the last account
+        for card, other in zip(cards, sorted(cards, key=lambda card: card.account_id, reverse=True), strict=True):
+            tx.conn.execute(update(t.cards).where(t.cards.c.id == card.id).values(account_id=other.account_id))
+    instructed: list[str] = []
+
+    def instruct(_: Any, *, account_id: str, **__: Any) -> None:
+        instructed.append(account_id)
+
+    monkeypatch.setattr(destruction.accounts, "instruct", instruct)
+    destroyed(line, [card.id for card in cards])
+    assert instructed == sorted(instructed)
+    assert len(instructed) == 3
 
 
 def test_a_card_that_was_lost_on_its_way_back_ends_with_its_storage(line: Any, submission: Make) -> None:

@@ -185,7 +185,9 @@ class Model:
     # ------------------------------------------------------------------------------------------------------ questions
 
     def live(self, person: int) -> App | None:
-        return next((a for a in self.apps.values() if a.person == person and a.status not in OVER), None)
+        """The application that keeps a person from applying; one whose card was given up does not (SG-10)."""
+        mine = [a for a in self.apps.values() if a.person == person and a.status not in OVER]
+        return next((a for a in mine if a.ending != "abandoned"), None)
 
     def card_of(self, app: App) -> Card | None:
         """The card of an application that is good for something."""
@@ -230,8 +232,26 @@ class Model:
         self._stop(app)
         app.status, app.ending = "returned", ending
         app.storage_until = later(now, app.region.storage_months)
-        if ending == app.region.ending and app.region.closes == "on_return" and card.account is not None:
-            card.account.say("close_account", card.id)
+        if ending == app.region.ending and app.region.closes == "on_return":
+            self._close_unused([card])
+
+    def _close_unused(self, ended: Sequence[Card]) -> None:
+        """The accounts of cards that ended are closed, unless their person still uses them (KL-10)."""
+        over = [c.app for c in ended]
+        for card in ended:
+            account = card.account
+            carried = any(
+                c.account is account and c.status in ("produced", "issued") and c.app.ending != "abandoned"
+                for c in self.cards.values()
+                if c not in ended
+            )
+            wanted = any(
+                a.person == card.app.person and a.status not in OVER and a.ending != "abandoned"
+                for a in self.apps.values()
+                if a not in over
+            )
+            if account is not None and not carried and not wanted:
+                account.say("close_account", card.id)
 
     def _take_in(self, cards: Iterable[Card], now: datetime) -> None:
         """Cards are at the centre again."""
@@ -637,11 +657,11 @@ class Model:
             return "list-changed"
 
         def effect(_: datetime) -> None:
+            ended = [c for c in listed if c.status == "produced" and c.app.status == "returned"]
+            self._close_unused(ended)
+            for card in ended:
+                card.app.status = "destroyed"
             for card in listed:
-                if card.status == "produced" and card.app.status == "returned":
-                    card.app.status = "destroyed"
-                    if card.account is not None:
-                        card.account.say("close_account", card.id)
                 card.at, card.status, card.listed = ("destroyed", name), "destroyed", None
             self.lists[name] = "done"
 
@@ -685,6 +705,11 @@ class Model:
         else:
             rung = app.due is not None and app.due <= now and was in WAITING
             may = (rung and row.status in OVERDUE) or (was, row.status) == ("uncollected", "recalled")
+            over = app.storage_until is not None and app.storage_until <= now and self.card_of(app) is None
+            if over and (was, row.status) == ("returned", "destroyed"):
+                # Its card was lost on its way back and not made again: there is nothing to destroy.
+                may = True
+                self._close_unused([c for c in self.cards.values() if c.app is app and c.account is not None][-1:])
         assert may, f"an application went from {was} to {row.status} by itself"
         if row.status in OVERDUE:
             self._stop(app)

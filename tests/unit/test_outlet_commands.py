@@ -78,10 +78,10 @@ def test_a_hand_over_is_read_with_the_papers_of_who_collects() -> None:
     assert NUMBER not in repr(command)
 
 
-def test_a_units_letter_is_its_letter_of_introduction() -> None:
+def test_a_units_letter_serves_as_its_letter_of_introduction_and_as_its_mandate() -> None:
     command = command_of(changed(HAND_OVER, "data/by", "unit"))
     assert isinstance(command, HandOver)
-    assert command.papers == {"introduction_letter": "L-1", "holder_document": "L-2"}
+    assert command.papers == {"introduction_letter": "L-1", "mandate": "L-1", "holder_document": "L-2"}
 
 
 @pytest.mark.parametrize(
@@ -92,6 +92,11 @@ def test_a_units_letter_is_its_letter_of_introduction() -> None:
         ("data/clerk", None),
         ("data/clerk", "13800001234"),
         ("data/card_serial", 17),
+        ("data/fee_receipt", NUMBER),
+        ("data/fee_receipt", "ref 13800001234"),
+        ("data/proxy/letter", NUMBER),
+        ("data/proxy/holder_document", NUMBER),
+        ("subject", f"card_{NUMBER}"),
         ("data/identity", None),
         ("data/identity", "seen"),
         ("data/identity/number", None),
@@ -149,6 +154,31 @@ def test_what_is_no_json_object_cannot_be_read(body: bytes) -> None:
         parse(body)
 
 
+@pytest.mark.parametrize("text", ["a\\u0000b", "\\ud800", "\\udc00\\ud800"])
+@pytest.mark.parametrize("place", ['{"data":{"note":"%s"}}', '{"data":["%s"]}', '{"%s":1}', '{"type":"%s"}'])
+def test_what_no_database_keeps_is_refused(place: str, text: str) -> None:
+    with pytest.raises(Refused) as refused:
+        parse((place % text).encode())
+    assert refused.value.reason_code == "validation-failed"
+    (refused.value.zh + refused.value.en).encode()
+
+
+def test_a_pair_of_surrogates_is_one_character() -> None:
+    assert parse(rb'{"name":"\ud87e\udc1a"}') == {"name": "\U0002f81a"}
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1" * 5000])
+def test_what_is_no_number_is_no_json(number: str) -> None:
+    with pytest.raises(Unreadable):
+        parse(f'{{"data":{number}}}'.encode())
+
+
+@pytest.mark.parametrize("depth", [10, 100, 900, 20_000])
+def test_a_message_that_nests_without_end_is_refused(depth: int) -> None:
+    with pytest.raises((Refused, Unreadable)):
+        parse(('{"data":' + "[" * depth + "]" * depth + "}").encode())
+
+
 def test_a_message_without_end_is_refused_unread() -> None:
     with pytest.raises(Refused) as refused:
         parse(b'{"a":"' + b"x" * 70_000)
@@ -182,9 +212,8 @@ KINDS = st.sampled_from(["card.hand_over", "card.notice_given", "card.return", "
 
 @given(KINDS, JSON, st.dictionaries(FIELDS, JSON, max_size=6) | JSON)
 def test_whatever_is_sent_is_read_or_refused(kind: str, subject: Any, data: Any) -> None:
-    document = parse(json.dumps({"type": kind, "subject": subject, "data": data}).encode())
     try:
-        command_of(document)
+        command_of(parse(json.dumps({"type": kind, "subject": subject, "data": data}).encode()))
     except Refused as error:
         assert error.reason_code == "validation-failed"
 

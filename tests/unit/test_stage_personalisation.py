@@ -286,6 +286,7 @@ def test_a_verified_card_goes_on_with_everything_the_chip_and_the_face_say() -> 
         application_id="app_1",
         person_id="per_1",
         account_id="acc_1",
+        bank_card_number=ACCOUNT.bank_card_number,
         serial="B1",
         card_number="A00000019",
         chip_id="C1",

@@ -55,6 +55,7 @@ _PIPE_ENDING, _CSV_ENDING = _ENDINGS = ("_bret.txt", ".csv")
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9._-]{1,120}")
 _OPENING = "oa-"
 _IN_USE = timedelta(hours=1)
+_MOST_BYTES_A_ROW, _LEAST_LIMIT = 1_000, 1_000_000
 NOT_SUPPORTED = Declined(code="not_supported", text="批量文件不支持该业务")
 
 
@@ -81,6 +82,11 @@ class Terms:
     max_rows: int = 10_000
     reply_within: timedelta = timedelta(days=2)
     quiet: timedelta = timedelta(seconds=10)
+
+    @property
+    def most_bytes(self) -> int:
+        """No file with the answers to one of ours is longer (a record of `sh589` has 316 bytes)."""
+        return max(self.max_rows * _MOST_BYTES_A_ROW, _LEAST_LIMIT)
 
     def __post_init__(self) -> None:
         if self.passed == self.failed or len(self.passed) != 1 or len(self.failed) != 1:
@@ -276,6 +282,9 @@ class BankFiles:
         ]
 
     def _take_in(self, file: Arrived) -> None:
+        if file.size > self._terms.most_bytes:
+            self._turn_away(file)
+            return
         data = self._exchange.read(file)
         sha256 = hashlib.sha256(data).hexdigest()
         name = _known_as(file.name.removesuffix(f".{sha256[:12]}"))  # moved back from where it was moved to
@@ -291,6 +300,19 @@ class BankFiles:
                 outcome = "refused"
         # Named by content too, so that nothing that was kept before is written over.
         self._exchange.move(file, "history" if outcome == "read" else "errors", name=f"{name}.{sha256[:12]}")
+
+    def _turn_away(self, file: Arrived) -> None:
+        """A file that is too long is not read, not even to name it by its content."""
+        seen = hashlib.sha256(f"{file.name}/{file.mark}".encode(errors="surrogateescape")).hexdigest()
+        name, most = _known_as(file.name.removesuffix(f".{seen[:12]}")), self._terms.most_bytes
+        refused = FileRefused(
+            f"文件超过 {most} 字节，未读取；请银行分批发送，或调大 FILE_MAX_ROWS",
+            f"the file has more than {most} bytes and was not read: ask the bank for smaller ones, or raise FILE_MAX_ROWS",
+            code="bank_file.too_long",
+        )
+        self._journal.refuse(InFile(name=name, sha256=seen), refused.problem, now=self._clock.now())
+        log.error("%s: %s refused: %s", self._terms.sender, name, refused.problem)
+        self._exchange.move(file, "errors", name=f"{name}.{seen[:12]}")
 
     def _settle(self, file: InFile, data: bytes, *, again: bool) -> None:
         if again:

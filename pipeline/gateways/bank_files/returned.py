@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pipeline.errors import Refused
+from pipeline.identifiers import luhn_holds
 from pipeline.ports import Declined, Done, Key
 from pipeline.stages.bank_refusals import OTHER, refusal
 
@@ -105,14 +106,6 @@ def done(card_number: str, account: str, *, card_digits: int, at: int) -> Done:
     if not _ACCOUNT.fullmatch(account):
         raise unreadable(at, "的账户不正确", "has a wrong account")
     return Done(account_ref=account, card_number=card_number)
-
-
-def luhn_holds(number: str) -> bool:
-    """Whether the last digit checks the others (ISO/IEC 7812-1, annex B)."""
-    total = 0
-    for place, digit in enumerate(map(int, reversed(number))):
-        total += sum(divmod(2 * digit, 10)) if place % 2 else digit
-    return total % 10 == 0
 
 
 def some(row_numbers: Iterable[int]) -> str:

@@ -878,6 +878,7 @@ def upgrade() -> None:
         sa.Column("slot", sa.Text(), nullable=True),
         sa.Column("face", sa.Text(), nullable=True),
         sa.Column("return_reason", sa.Text(), nullable=True),
+        sa.Column("sealed", sa.LargeBinary(), nullable=True),
         sa.Column("verified_at", Instant(), nullable=False),
         sa.Column("changed_at", Instant(), nullable=False),
         sa.CheckConstraint("(status = 'destroyed') = (custody = 'destroyed')", name=op.f("ck_cards_destroyed")),
@@ -902,6 +903,7 @@ def upgrade() -> None:
         sa.UniqueConstraint("blank_serial", name=op.f("uq_cards_blank_serial")),
         sa.UniqueConstraint("card_number", name=op.f("uq_cards_card_number")),
     )
+    op.create_index("ix_cards_account", "cards", ["account_id"], unique=False)
     op.create_index("ix_cards_bundle", "cards", ["bundle_id"], unique=False)
     op.create_index(
         "ix_cards_face",
@@ -1073,6 +1075,14 @@ def upgrade() -> None:
         sqlite_where=sa.text("seq IS NOT NULL AND state NOT IN ('done', 'declined', 'closed')"),
     )
     op.create_index("ix_external_calls_person", "external_calls", ["person_id", "system"], unique=False)
+    op.create_index(
+        "ix_external_calls_stage",
+        "external_calls",
+        ["created_at"],
+        unique=False,
+        postgresql_where=sa.text("seq IS NULL AND state IN ('intent', 'unknown', 'pending')"),
+        sqlite_where=sa.text("seq IS NULL AND state IN ('intent', 'unknown', 'pending')"),
+    )
     op.create_table(
         "hand_overs",
         sa.Column("id", sa.Text(), nullable=False),
@@ -1116,6 +1126,12 @@ def downgrade() -> None:
         sqlite_where=sa.text("reverted_at IS NULL"),
     )
     op.drop_table("hand_overs")
+    op.drop_index(
+        "ix_external_calls_stage",
+        table_name="external_calls",
+        postgresql_where=sa.text("seq IS NULL AND state IN ('intent', 'unknown', 'pending')"),
+        sqlite_where=sa.text("seq IS NULL AND state IN ('intent', 'unknown', 'pending')"),
+    )
     op.drop_index("ix_external_calls_person", table_name="external_calls")
     op.drop_index(
         "ix_external_calls_desk",
@@ -1174,6 +1190,7 @@ def downgrade() -> None:
         sqlite_where=sa.text("face IS NOT NULL"),
     )
     op.drop_index("ix_cards_bundle", table_name="cards")
+    op.drop_index("ix_cards_account", table_name="cards")
     op.drop_table("cards")
     op.drop_index("ix_blank_ledger_serial", table_name="blank_ledger")
     op.drop_index(
