@@ -204,7 +204,9 @@ class Installation:
         banks = self.settings.banks
         wanted = banks.get(code) or banks.get("default")
         if wanted is None:
-            raise NeedsOperator("bank.not_connected", f"no bank {code}: set ZHIKA_BANKS__{code}__URL")
+            name = f"ZHIKA_BANKS__{code}__URL"
+            zh, en = f"未配置银行 {code}：请设置 {name}", f"no bank is configured for {code}: set {name}"
+            raise NeedsOperator("bank.not_connected", en, zh=zh, en=en)
         instant = None if wanted.url is None else self._instant_bank(code, wanted, wanted.url)
         if wanted.out_dir is not None and wanted.in_dir is not None:
             from pipeline.gateways.bank_files.exchange import DirectoryExchange

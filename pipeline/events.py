@@ -11,6 +11,15 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+TYPES = frozenset({
+    "bundle.disputed", "bundle.overdue", "bundle.received", "bundle.settled", "bundle.shipped",
+    "card.collected", "card.collection_reverted", "card.destroyed", "card.notice_overdue", "card.ready", "card.recalled",
+    "card.reissued", "card.remake_started", "card.returned", "card.uncollected", "card.uncollected_reminder",
+    "command.accepted", "command.refused",
+    "endpoint.disabled", "endpoint.test",
+})  # fmt: skip
+"""Every type of event there is."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:

@@ -200,6 +200,14 @@ def card_number(prefix: str, sequence: int) -> str:
     return first8 + gb11714_check(first8)
 
 
+def luhn_holds(number: str) -> bool:
+    """Whether the last digit of a bank's card number checks the others (ISO/IEC 7812-1, annex B). `number` is digits only."""
+    total = 0
+    for place, digit in enumerate(map(int, reversed(number))):
+        total += sum(divmod(2 * digit, 10)) if place % 2 else digit
+    return total % 10 == 0
+
+
 # ------------------------------------------------------------------------------------------------------------- names
 
 NameProblem = Literal["empty", "characters", "length"]

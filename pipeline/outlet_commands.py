@@ -34,18 +34,22 @@ ReturnReason = Literal["uncollected", "recalled", "misrouted", "damaged", "refus
 
 
 class Unreadable(ValueError):
-    """The body is no JSON object: nobody can say what was meant."""
+    """The body is no JSON object, or the message came damaged: nobody can say what was meant."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommandMessage:
-    """A message as the broker delivers it. `user` was verified by the broker; `deliveries` counts how often it was delivered before."""
+    """A message as the broker delivers it. `user` was verified by the broker; `deliveries` counts how often it was delivered before.
+
+    `key` is None where there is none, or it is no text. Not `intact`: its headers cannot be decoded.
+    """
 
     key: str | None
     user: str | None
     routing_key: str
     body: bytes = field(repr=False)
     deliveries: int = 0
+    intact: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,8 +139,20 @@ def key_of(message: CommandMessage) -> str:
     return message.key
 
 
-def parse(body: bytes) -> dict[str, Any]:
+def document_of(message: CommandMessage) -> dict[str, Any]:
     """The CloudEvents document of a message.
+
+    Raises:
+        Unreadable: it is no JSON object, or the message came damaged.
+        Refused: it is too large, nests too deep, or holds what is no text.
+    """
+    if not message.intact:
+        raise Unreadable
+    return parse(message.body)
+
+
+def parse(body: bytes) -> dict[str, Any]:
+    """The CloudEvents document of a message's body.
 
     Raises:
         Unreadable: it is no JSON object.

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 from config import metrics
 from pipeline.errors import TransientError
 from pipeline.gateways.amqp_topology import MAX_LENGTH
 from pipeline.gateways.command_amqp import CommandQueue
 from pipeline.gateways.notify_amqp import AmqpNotifier
-from pipeline.outlet_commands import CommandMessage
 from pipeline.services import commands, queues
 from pipeline.services.context import Context
 from pipeline.store import control
@@ -55,8 +55,9 @@ class OutletAmqp:
 
     def _lead(self, stopping: threading.Event, leads: Callable[[], bool]) -> None:
         ending = threading.Event()
+        handle = partial(commands.handle, self.context)
         consumer = threading.Thread(
-            target=CommandQueue(self.url).run, args=(self._handle, ending), name="outlet-commands", daemon=True
+            target=CommandQueue(self.url).run, args=(handle, ending), name="outlet-commands", daemon=True
         )
         consumer.start()
         try:
@@ -80,6 +81,3 @@ class OutletAmqp:
                     commands.forget(self.context)
                 if not done.taken:
                     heard(POLL_S)
-
-    def _handle(self, message: CommandMessage) -> bool:
-        return commands.handle(self.context, message) == "answered"

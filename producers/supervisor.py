@@ -37,11 +37,15 @@ class Child:
 
 @dataclass(slots=True)
 class Supervisor:
-    """Starts children, restarts what dies, and ends them all. `state` is the file that says who runs, for `zhika down`."""
+    """Starts children, restarts what dies, and ends them all. `state` is the file that says who runs, for `zhika down`.
+
+    `bank`: the address of the simulated bank among the children.
+    """
 
     children: list[Child]
     environment: Mapping[str, str]
     state: Path
+    bank: str | None = None
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def start(self) -> None:
@@ -98,9 +102,7 @@ class Supervisor:
     def _write(self) -> None:
         self.state.parent.mkdir(parents=True, exist_ok=True)
         running = {c.role: c.process.pid for c in self.children if c.process is not None}
-        part = self.state.with_suffix(".part")
-        part.write_text(json.dumps({"pid": os.getpid(), "children": running}) + "\n")
-        part.replace(self.state)
+        write_state(self.state, children=running, bank=self.bank)
 
     @staticmethod
     def running(state: Path) -> int | None:
@@ -110,6 +112,29 @@ class Supervisor:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         return pid if _is_ours(pid) else None
+
+
+def state_file(data_dir: Path) -> Path:
+    """Says who runs on a data directory, and where the simulated bank listens that was started with it."""
+    return data_dir / "up.json"
+
+
+def write_state(state: Path, *, children: Mapping[str, int], bank: str | None) -> None:
+    """This process runs, with these children; whoever reads meanwhile finds the old state or the new one."""
+    part = state.with_suffix(".part")
+    part.write_text(json.dumps({"pid": os.getpid(), "children": children, "bank": bank}) + "\n")
+    part.replace(state)
+
+
+def simulated_bank(state: Path) -> str | None:
+    """The address of the simulated bank that whoever wrote `state` has started; None: they have none, or live no more."""
+    if Supervisor.running(state) is None:
+        return None
+    try:
+        bank = json.loads(state.read_text()).get("bank")
+    except (OSError, ValueError):  # it has just ended
+        return None
+    return bank if isinstance(bank, str) else None
 
 
 def refuse_second(state: Path) -> None:

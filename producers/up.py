@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import socket
 import threading
@@ -28,16 +27,11 @@ from producers.file_intake import Watcher
 from producers.roles import alive, stop_on_signals
 from producers.simulators.bank import BankServer
 from producers.simulators.outlet import Outlets, broken, nine_in_ten, refuser
-from producers.supervisor import Child, Supervisor, refuse_second
+from producers.supervisor import Child, Supervisor, refuse_second, state_file, write_state
 
 log = logging.getLogger("zhika.up")
 READY_S = 120.0
 BANK = "bank"
-
-
-def state_file(settings: Settings) -> Path:
-    """Says who runs, for `zhika down`."""
-    return settings.data_dir / "up.json"
 
 
 def up(
@@ -61,7 +55,7 @@ def up(
         raise Defect("simulators are refused in production: use --no-simulators")
     with only_process(settings.database.url), closing(Installation(settings)) as installation:
         _stock_up(installation, blanks if simulators else 0)
-    refuse_second(state_file(settings))
+    refuse_second(state_file(settings.data_dir))
     if ready_file is not None:
         ready_file.unlink(missing_ok=True)
     bank_url = f"http://{bank_bind}" if simulators and not settings.banks else None
@@ -118,13 +112,15 @@ def _embedded(
     settings: Settings, bank_bind: str | None, bank_faults: str, outlets: bool, ready: Callable[[], None]
 ) -> None:
     stopping = stop_on_signals()
-    state = state_file(settings)
+    state = state_file(settings.data_dir)
+    bank_url: str | None = None
     with ExitStack() as stack:
         stack.callback(lambda: state.unlink(missing_ok=True))  # last of all: who sees it gone may start anew
         if bank_bind is not None:
             books = settings.data_dir / "bank-ledger.db"
             bank = stack.enter_context(BankServer(bank_bind, ledger_path=books, faults=bank_faults))
-            settings = settings.model_copy(update={"banks": _banks(bank.url)})
+            bank_url = bank.url
+            settings = settings.model_copy(update={"banks": _banks(bank_url)})
         installation = Installation(settings)
         stack.callback(installation.close)
         stack.enter_context(embedded(installation))
@@ -135,7 +131,7 @@ def _embedded(
             helpers.append(threading.Thread(target=live, args=(installation, stopping), name="outlets", daemon=True))
         for helper in helpers:
             helper.start()
-        state.write_text(json.dumps({"pid": os.getpid(), "children": {}}) + "\n")
+        write_state(state, children={}, bank=bank_url)
         metrics.BUILD.labels(release(), "embedded").set(1)
         if settings.metrics.bind:
             metrics.serve(settings.metrics.bind)
@@ -157,16 +153,19 @@ def _supervised(
     shared.mkdir(parents=True)
     environment = {"ZHIKA_DATA_DIR": str(settings.data_dir.resolve()), metrics.SHARED: str(shared)}
     children = [Child(role, ["run", role]) for role in ("relay", "timers", "bank-desk", "notifier")]
+    bank_url = None
     if bank_bind is not None:
+        bank_url = f"http://{bank_bind}"
         books = str(settings.data_dir / "bank-ledger.db")
         arguments = ["simulate", "bank", "--bind", bank_bind, "--ledger", books, "--faults", bank_faults]
         children.append(Child(BANK, arguments))
-        environment["ZHIKA_BANKS__DEFAULT__URL"] = f"http://{bank_bind}"
+        environment["ZHIKA_BANKS__DEFAULT__URL"] = bank_url
     children += [Child(f"worker:{stage}", ["run", "worker", "--stages", stage]) for stage in STAGES]
     children.append(Child("file-intake", ["run", "file-intake"]))
     if outlets:
         children.append(Child("outlets", ["simulate", "outlets"]))
-    supervisor = Supervisor(children=children, environment=environment, state=state_file(settings))
+    state = state_file(settings.data_dir)
+    supervisor = Supervisor(children=children, environment=environment, state=state, bank=bank_url)
     supervisor.stopping = stop_on_signals()
     supervisor.start()
     missing: list[str] = []

@@ -40,8 +40,11 @@ _SPECIAL = tuple(
         "fd00:ec2::254/128",  # metadata of AWS
     )
 )
+_LABEL = "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
+_MAX_NAME = 253
+"""The longest name that can be asked for (RFC 1035 2.3.4); a label of it has 63 characters at most."""
 _URL = re.compile(
-    r"(?P<scheme>https?)://(?P<host>\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?)"
+    rf"(?P<scheme>https?)://(?P<host>\[[0-9A-Fa-f:.]{{2,45}}\]|{_LABEL}(?:\.{_LABEL})*)"
     r"(?::(?P<port>[0-9]{1,5}))?(?P<target>/[!-\"$-~]*)?"
 )
 _WEB_PORTS = (80, 443)
@@ -76,10 +79,22 @@ def parse_url(url: str) -> Target:
             "it must be http(s)://host[:port]/path without user or fragment; write other scripts' names in punycode",
         )
     scheme, host = found["scheme"], found["host"].strip("[]").lower()
+    if len(host) > _MAX_NAME or (found["host"].startswith("[") and not _is_ipv6(host)):
+        raise refused_url(
+            "主机须为域名或 IP 地址，IPv6 地址写在方括号内", "the host must be a name or an address, IPv6 in brackets"
+        )
     port = int(found["port"] or (443 if scheme == "https" else 80))
     if not 0 < port < 65536 or (port in _SYSTEM_PORTS and port not in _WEB_PORTS):
         raise refused_url("端口须为 80、443 或 1024 至 65535", "the port must be 80, 443, or 1024 to 65535")
     return Target(scheme=scheme, host=host, port=port, target=found["target"] or "/")
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def refused_url(zh: str, en: str) -> Refused:

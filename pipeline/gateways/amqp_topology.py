@@ -17,10 +17,11 @@ EVENTS = "outlet"
 COMMANDS = "outlet.commands"
 """Topic exchange, and the queue of all outlets' commands; a command's key is the outlet's id."""
 DEAD = "outlet.commands.dead"
-"""Commands that could not be read, or killed whoever took them."""
+"""Commands that the broker gave up, since they ended whoever took them. They may say something of a person: kept for a week."""
 MAX_LENGTH = 10_000
 """Events in one outlet's queue: the next one is refused and stays with us, none is dropped from the head."""
 DELIVERY_LIMIT = 10
+_DEAD_TTL_MS = 7 * 24 * 3600 * 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +61,12 @@ def topology(outlets: Sequence[str], *, max_length: int = MAX_LENGTH) -> Topolog
         "x-dead-letter-exchange": "",
         "x-dead-letter-routing-key": DEAD,
     }
+    dead = {**quorum, "x-message-ttl": _DEAD_TTL_MS}
     events = {**quorum, "x-max-length": max_length, "x-overflow": "reject-publish"}
     names = [(queue_of(outlet), f"{queue_of(outlet)}.#") for outlet in outlets]
     return Topology(
         exchanges=(EVENTS, COMMANDS),
-        queues=(Queue(COMMANDS, commands), Queue(DEAD, quorum), *(Queue(name, events) for name, _ in names)),
+        queues=(Queue(COMMANDS, commands), Queue(DEAD, dead), *(Queue(name, events) for name, _ in names)),
         bindings=(Binding(COMMANDS, "#", COMMANDS), *(Binding(EVENTS, key, name) for name, key in names)),
     )
 

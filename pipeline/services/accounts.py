@@ -104,13 +104,33 @@ def release(context: Context, card_id: str, *, reason: str, actor: str) -> Key:
 
 
 def close(context: Context, card_id: str, *, reason: str, actor: str) -> Key:
-    """The account ends (KL-16, DL-22, WH-17, SG-13); a bank declines while money is on it. Raises as `freeze`."""
+    """The account ends (KL-16, DL-22, WH-17, SG-13); a bank declines while money is on it.
+
+    Raises as `freeze`, and `to-be-collected` while a card of the account waits for its holder, who would be given a dead one.
+    """
     return _told(context, "close_account", card_id, reason, actor)
 
 
 def update_holder(context: Context, card_id: str, *, reason: str = "holder_changed", actor: str) -> Key:
     """The person's particulars have changed: the bank gets them as they are when it is told (LN-7(2)). Raises as `freeze`."""
     return _told(context, "update_holder", card_id, reason, actor)
+
+
+def must_be_open(tx: Tx, card: Record) -> None:
+    """A card goes to its person only with an account that lives on; one without an account passes. Locks the account.
+
+    Raises:
+        Conflict: the account is closed, or the bank is being told to close it (`account-closed`).
+    """
+    if card.account_id is None:
+        return
+    account = bank_desk.lock(tx, [card.account_id])[card.account_id]
+    if account.status == "closed" or said_already(bank_desk.told(tx, account.id), "close_account", card.id):
+        raise Conflict(
+            "该卡的银行账户已注销，请本人重新申领",
+            "the card's account is closed: the person applies anew",
+            code="account-closed",
+        )
 
 
 def _told(context: Context, operation: str, card_id: str, reason: str, actor: str) -> Key:
@@ -123,11 +143,19 @@ def _told(context: Context, operation: str, card_id: str, reason: str, actor: st
             raise Refused(
                 "该卡没有银行账户，无须通知银行", "the card has no account: no bank is told of it", code="no-account"
             )
+        # Applications are locked before accounts, whatever comes of it.
+        waiting = bank_books.to_be_collected(tx, account.id) if operation == "close_account" else None
         key = instruct(
             tx, operation=operation, account_id=account.id, card_id=card_id, reason=reason, actor=actor, now=now
         )
         if key is None:
             raise _nothing_to_tell(operation, closed=account.status == "closed")
+        if waiting is not None:
+            raise Conflict(
+                f"卡片 {waiting} 尚待领取，不能销户；请先领取，或将卡退回中心",
+                f"card {waiting} is still to be collected: close the account once it is handed over or back at the centre",
+                code="to-be-collected",
+            )
         detail = {"key": key, "reason": reason}
         audit.append(tx, actor=actor, action=f"bank.{operation}", target=card_id, now=now, detail=detail)
     return key

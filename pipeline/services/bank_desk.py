@@ -196,7 +196,8 @@ def codes_of(context: Context) -> tuple[str, ...]:
 class Differences:
     """A bank's books of a day beside ours: how many instructions agree, and the keys of those that do not.
 
-    `different`: another end, or another account. `asked` False: the bank could not be asked, nothing was compared.
+    `different`: another end, or another account. `asked` False: the bank could not be asked, nothing was compared; `problem` tells
+    in Chinese and English what a person has to do about that, where one has.
     """
 
     bank_code: str
@@ -206,6 +207,7 @@ class Differences:
     theirs_only: tuple[Key, ...] = ()
     different: tuple[Key, ...] = ()
     asked: bool = True
+    problem: str | None = None
 
     @property
     def count(self) -> int:
@@ -272,8 +274,9 @@ def _reconciled(context: Context, banks: Banks, code: str, day: date) -> Differe
     except ZhikaError as error:
         if isinstance(error, NeedsOperator) and not ours:
             return None
-        log.warning("bank %s: its books of %s cannot be read: %s", code, day, type(error).__name__)
-        return Differences(bank_code=code, day=day, asked=False)
+        problem = f"{error.zh} / {error.en}" if isinstance(error, NeedsOperator) else None
+        log.warning("bank %s: its books of %s cannot be read: %s", code, day, problem or type(error).__name__)
+        return Differences(bank_code=code, day=day, asked=False, problem=problem)
     with context.store.transaction() as tx:
         ours |= bank_books.standing(tx, code, list(theirs))
         others = bank_books.elsewhere(tx, code, list(theirs))

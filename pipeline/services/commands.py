@@ -12,7 +12,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Literal
+from typing import Any
 
 from pipeline import outlet_commands
 from pipeline.errors import Conflict, Refused, TransientError
@@ -35,22 +35,20 @@ from pipeline.store.joined import Joined
 log = logging.getLogger("zhika.commands")
 KEPT = timedelta(days=30)
 """How long an answer is kept, as for every idempotency key."""
-GIVE_UP = 8
-"""A command that was delivered so often without an answer is refused: two more, and the broker would put it aside unanswered, with
-what it says of a person."""
+GIVE_UP = 3
+"""A command that was delivered so often without an answer is refused: all outlets' commands wait for it, and the broker would put it
+aside unanswered in the end, with what it says of a person."""
 
-Handled = Literal["answered", "unreadable"]
 Answer = Mapping[str, Any]
 
 
-def handle(context: Context, message: CommandMessage) -> Handled:
-    """Do what an outlet asks, if it may, and answer it. `unreadable`: the body is no JSON object; it was refused unread.
+def handle(context: Context, message: CommandMessage) -> None:
+    """Do what an outlet asks, if it may, and answer it; one that cannot be read is refused (`unreadable`) and kept nowhere.
 
     Raises:
         TransientError: the database is away; nothing was done.
         Exception: a fault of ours, before `GIVE_UP`; nothing was done.
     """
-    handled: Handled = "answered"
     document: Mapping[str, Any] = {}
     with context.store.transaction() as tx:
         try:
@@ -59,16 +57,17 @@ def handle(context: Context, message: CommandMessage) -> Handled:
             # Only the owner of the routing key can have been meant; hearing of a refusal does nobody harm.
             if outlet_commands.names_outlet(message.routing_key):
                 _tell(context, tx, message.routing_key, None, "", _refusal(error))
-            return handled
+            return
         key = None
         try:
             key = outlet_commands.key_of(message)
-            document = outlet_commands.parse(message.body)
+            document = outlet_commands.document_of(message)
             with reached(), tx.savepoint():
                 answer = _answer(context, tx, outlet, key, document, deliveries=message.deliveries)
         except Unreadable:
-            handled = "unreadable"
-            answer = _refusal(Refused("消息体不是 JSON 对象", "the body is not a JSON object", code="bad-json"))
+            digest = tx.sealer.digest(message.body).hex()
+            log.error("a command of %s is unreadable: %d bytes, digest %s", message.user, len(message.body), digest)
+            answer = _refusal(_unreadable())
         except Refused as error:
             answer = _refusal(error)
         except TransientError:
@@ -80,7 +79,6 @@ def handle(context: Context, message: CommandMessage) -> Handled:
             answer = _refusal(_given_up())
         _tell(context, tx, outlet, key, outlet_commands.kind_of(document), answer)
         tx.nudge()
-    return handled
 
 
 def forget(context: Context) -> int:
@@ -165,6 +163,14 @@ def _do(context: Context, command: Command, outlet: str) -> dict[str, Any]:
         case CardReturn():
             returns.ask_back(context, command.card_id, outlet=outlet, reason=command.reason, actor=actor)
             return {"card_id": command.card_id}
+
+
+def _unreadable() -> Refused:
+    return Refused(
+        "消息无法读取：消息体须为 UTF-8 的 JSON 对象，消息头（headers）请勿填写；请改正后以新的 message_id 重发",
+        "the message cannot be read: send a JSON object in UTF-8 and no headers, under a new message_id",
+        code="unreadable",
+    )
 
 
 def _given_up() -> Refused:

@@ -13,6 +13,7 @@ from pipeline.errors import Conflict, NotFound, Refused
 from pipeline.outcomes import Advance
 from pipeline.person import Agent
 from pipeline.policy import Policy
+from pipeline.services.accounts import must_be_open
 from pipeline.services.acts import at_place, move, moved_card_event, not_personal, policy_of, tell
 from pipeline.services.collector import Shown, Taker, admit
 from pipeline.services.context import Context
@@ -102,7 +103,8 @@ def hand_over(
 
     Raises:
         NotFound: this place has no such card.
-        Conflict: it was handed over already or taken back, may not be at this time, is blocked, or a fee is due.
+        Conflict: it was handed over already or taken back, may not be at this time, is blocked, its account is closed or being
+            closed, or a fee is due.
         Refused: another card, another person, a missing paper, a collector the region does not allow; a receipt or a paper's
             reference that may be somebody's number; or the key of another act.
     """
@@ -124,6 +126,7 @@ def hand_over(
         card, claimed = at_place(tx, card_id, outlet)
         app, policy = claimed.application, policy_of(context, claimed)
         _must_be_free(card)
+        must_be_open(tx, card)
         if app.status not in _collectable(policy, outlet):
             raise Conflict("该卡现在不能领取", f"the card cannot be collected now (it is {app.status})")
         if serial.strip().upper() != str(card.blank_serial).upper():

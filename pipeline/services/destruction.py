@@ -215,7 +215,7 @@ def _end_applications(
     """What the destruction of cards that were not void means: no more of their applications, nor, perhaps, of their accounts."""
     ending: dict[str, Claimed] = {}
     unused: dict[str, str] = {}
-    for card in sorted(cards, key=lambda card: card.account_id or ""):  # accounts are locked in order
+    for card in cards:
         claimed = apps[card.application_id]
         if card.status == "produced" and claimed.application.status == "returned":
             ending[card.application_id] = claimed

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from pipeline.errors import Conflict, NotFound, Refused
+from pipeline.events import TYPES
 from pipeline.identifiers import new_id
 from pipeline.services.context import Context
 from pipeline.services.notify import endpoint_event, signer_of, wants
@@ -24,7 +25,6 @@ MAX_PER_OUTLET = 10
 DEFAULT_RPS = 10
 MAX_RPS = 1000
 _OUTLET = re.compile(r"out_[A-Za-z0-9_-]{1,60}")
-_TYPE = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
 _RECOVER = 1000
 
 
@@ -60,8 +60,13 @@ def create(
     """
     if not _OUTLET.fullmatch(outlet):
         raise Refused("网点代码须为 out_ 开头", "an outlet's id begins with out_", code="format")
-    if bad := [kind for kind in types if not _TYPE.fullmatch(kind)]:
-        raise Refused(f"没有事件类型 {bad[0]}", f"no such type of event: {bad[0]}", code="format")
+    if unknown := sorted(set(types) - TYPES):
+        known = ", ".join(sorted(TYPES))
+        raise Refused(
+            f"没有事件类型 {unknown[0]}，应为 {known}",
+            f"no such type of event: {unknown[0]}; there are {known}",
+            code="format",
+        )
     if not 1 <= max_rps <= MAX_RPS:
         raise Refused(f"每秒上限须为 1 至 {MAX_RPS}", f"max_rps is 1 to {MAX_RPS}", code="format")
     policy = context.policies.of(region)

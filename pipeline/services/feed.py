@@ -24,6 +24,8 @@ LOOK_S = 0.5
 """Places in the feed are given without a word to the readers: a waiting one looks this often."""
 _CHECK_BYTES = 4
 _POSITION_BYTES = 8
+_LAST = 2**63 - 1
+"""The last place a database can count to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,22 @@ def position_of(cursor: str) -> int:
         raw = b""
     place, check = raw[:_POSITION_BYTES], raw[_POSITION_BYTES:]
     if len(raw) != _POSITION_BYTES + _CHECK_BYTES or check != _check(place):
-        raise Refused(
-            "游标无效：请原样使用上一次返回的游标，或不带游标从头读取",
-            "this is no cursor of the feed: give back the last one as it was, or none to read from the beginning",
-            code="bad-cursor",
-        )
-    return int.from_bytes(place, "big")
+        raise _bad_cursor()
+    return _countable(int.from_bytes(place, "big"))
+
+
+def _countable(position: int) -> int:
+    if not 0 <= position <= _LAST:
+        raise _bad_cursor()
+    return position
+
+
+def _bad_cursor() -> Refused:
+    return Refused(
+        "游标无效：请原样使用上一次返回的游标，或不带游标从头读取",
+        "this is no cursor of the feed: give back the last one as it was, or none to read from the beginning",
+        code="bad-cursor",
+    )
 
 
 def _check(place: bytes) -> bytes:
@@ -84,7 +96,9 @@ def read(
     """
     until = time.monotonic() + min(wait_s, WAIT_S)
     with context.store.transaction() as tx:
-        position = after if isinstance(after, int) else _start(context, tx, after, outlet=outlet, types=types)
+        position = (
+            _countable(after) if isinstance(after, int) else _start(context, tx, after, outlet=outlet, types=types)
+        )
         found = outbox.feed(tx, after=position, limit=limit, outlet=outlet, types=types)
     if not found.events and wait_s > 0:
         with context.store.listening() as heard:

@@ -199,7 +199,8 @@ class Deliverer:
             except TransientError:
                 raise
             except Exception as error:
-                log.error("delivery %s is settled without its answer: %s", attempt.delivery_id, type(error).__name__)
+                told = (attempt.delivery_id, type(error).__name__)
+                log.error("delivery %s is settled without its answer: %s", *told, exc_info=True)
                 unheard = replace(attempt, response_headers={}, response=b"")
                 health = self._write(tx, endpoints, health, [unheard], now)
         return health

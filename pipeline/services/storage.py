@@ -8,11 +8,11 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.errors import Conflict, NotFound, Refused
-from pipeline.services.accounts import said_already
+from pipeline.services.accounts import must_be_open
 from pipeline.services.acts import move, moved_card_event, policy_of, tell, two_people
 from pipeline.services.context import Context
 from pipeline.stages.dispatch import Packed
-from pipeline.store import applications, audit, bank_desk, custody, destructions, handing, packing, stock, timers, views
+from pipeline.store import applications, audit, custody, destructions, handing, packing, stock, timers, views
 from pipeline.store.applications import Claimed
 from pipeline.store.custody import CENTRE
 from pipeline.store.engine import Tx
@@ -54,7 +54,7 @@ def reissue(context: Context, application_id: str, *, outlet: str, actor: str) -
                 rule=policy.returned.reissue.rule,
             )
         _not_listed(tx, card, now)
-        _account_open(tx, card)
+        must_be_open(tx, card)
         _nothing_newer(tx, claimed, card)
         columns: dict[str, Any] = {"outlet": outlet, "ending": None, **WAITED}
         timers.cancel(tx, [application_id], now=now)
@@ -181,18 +181,6 @@ def _not_listed(tx: Tx, card: Record, now: datetime) -> None:
             "该卡已列入待销毁清单，请先撤销清单",
             "the card is listed to be destroyed: withdraw the list first",
             code="listed",
-        )
-
-
-def _account_open(tx: Tx, card: Record) -> None:
-    if card.account_id is None:
-        return
-    account = bank_desk.lock(tx, [card.account_id])[card.account_id]
-    if account.status == "closed" or said_already(bank_desk.told(tx, account.id), "close_account", card.id):
-        raise Conflict(
-            "该卡的银行账户已注销，请本人重新申领",
-            "the card's account is closed: the person applies anew",
-            code="account-closed",
         )
 
 

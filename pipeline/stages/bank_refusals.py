@@ -2,12 +2,14 @@
 
 There is no common list of codes or wordings: both are ours, and a bank's words are mapped by adding to the table. A bank's own code is
 looked up first, then its wording by the phrases below; what neither matches is for an operator. A bank's free text is shown to
-nobody: it may hold anything, a person's data too.
+nobody: it may hold anything, a person's data too. What our own side finds unwritable names a field in a form of its own, and is shown.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from pipeline.outcomes import Reason
@@ -100,6 +102,12 @@ TABLE: tuple[Refusal, ...] = (
              "生僻字无法处理", pointer="/person/name"),
     _refusal("verification_unavailable", "wait", "银行暂时无法联网核查，将自动重试", "The bank cannot verify identities at present; tried again by itself",
              "公安库网络异常"),
+    _refusal(
+        "not_supported", "hold",
+        "该银行的批量文件无法表示此项内容或业务，须人工核对网点、代码等资料或改由其他方式办理",
+        "The bank's batch files cannot say this; check outlet and codes, or do it by another way",
+        "批量文件不支持",
+    ),
     _refusal("deceased", "reject", "银行核查结果不支持开户", "The bank's check does not allow an account", "已死亡"),
     _refusal("listed", "reject", "银行依规定不予开户，请向开户银行咨询", "The bank may not open an account; ask the bank", "黑名单", "涉案名单"),
 )  # fmt: skip
@@ -115,8 +123,38 @@ OTHER = Refusal(
 )
 
 
+FIELDS: Mapping[str, str] = {
+    "name": "/person/name", "sex": "/person/sex", "id_type": "/person/id_type", "id_number": "/person/id_number",
+    "ethnic": "/person/ethnic", "nationality": "/person/nationality", "birth_place": "/person/birth_place",
+    "birth_date": "/person/birth_date", "mobile": "/person/phone", "address": "/person/address", "outlet": "/outlet",
+    "guardian_name": "/guardian/name", "guardian_sex": "/guardian/id_number", "guardian_id_type": "/guardian/id_type",
+    "guardian_id_number": "/guardian/id_number", "key": "",
+}  # fmt: skip
+"""Fields that a file to a bank may have no room for, and where in an application each comes from."""
+
+_UNWRITABLE = re.compile(rf"(?:超过 ([0-9]{{1,3}}) 字节|GBK 无法表示的字符)：({'|'.join(FIELDS)})")
+
+
+def too_long(field: str, most_bytes: int) -> str:
+    """The text of a refusal of ours: a field has more bytes of GBK than the bank's record."""
+    return f"超过 {most_bytes} 字节：{field}"
+
+
+def not_in_gbk(field: str) -> str:
+    """The text of a refusal of ours: a field holds a character that GBK has not."""
+    return f"GBK 无法表示的字符：{field}"
+
+
 def refusal(code: str, text: str) -> Refusal:
-    """What a bank's refusal means: by its code, else by its wording, else `OTHER`."""
+    """What a bank's refusal means: by its code, else by its wording, else `OTHER`. A refusal of ours names its field."""
     by_code = next((entry for entry in TABLE if entry.code == code), None)
     by_wording = next((entry for entry in TABLE if any(wording in text for wording in entry.wordings)), None)
-    return by_code or by_wording or OTHER
+    found = by_code or by_wording or OTHER
+    named = _UNWRITABLE.fullmatch(text)
+    return found if named is None else replace(found, reason=_naming(found.reason, text, named[2], named[1]))
+
+
+def _naming(reason: Reason, text: str, field: str, most_bytes: str | None) -> Reason:
+    told = f"longer than {most_bytes} bytes" if most_bytes else "a character that GBK has not"
+    pointer = FIELDS[field] or reason.pointer
+    return replace(reason, zh=f"{reason.zh}（{text}）", en=f"{reason.en} ({told}: {field})", pointer=pointer)

@@ -9,6 +9,7 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Text, and_, bindparam, or_, select, true
 
 from pipeline.ports import Key
+from pipeline.states import LIVE
 from pipeline.store import tables as t
 from pipeline.store.engine import Tx, given, params
 from pipeline.store.types import Instant, Record
@@ -57,6 +58,22 @@ def account_of_card(tx: Tx, card_id: str) -> Record | None:
     c = t.cards.c
     query = select(k.id, k.status, k.frozen_at).select_from(t.cards.outerjoin(t.accounts, k.id == c.account_id))
     return tx.conn.execute(query.where(c.id == card_id)).first()
+
+
+def to_be_collected(tx: Tx, account_id: str) -> str | None:
+    """A card of the account that its holder has still to collect, or None. Locks the applications of the account's cards."""
+    c = t.cards.c
+    rows = tx.conn.execute(
+        select(c.id, c.status, a.status.label("application"))
+        .join(t.applications, a.id == c.application_id)
+        .where(c.account_id == account_id)
+        .order_by(a.id, c.id)
+        .with_for_update(of=t.applications)
+    ).all()
+    for row in rows:
+        if row.status == "produced" and row.application in LIVE and row.application != "returned":
+            return str(row.id)
+    return None
 
 
 def bank_codes(tx: Tx) -> frozenset[str]:

@@ -39,7 +39,7 @@ from sqlalchemy import (
     type_coerce,
 )
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 
 from pipeline.errors import Defect, TransientError
 from pipeline.store import tables as t
@@ -47,7 +47,6 @@ from pipeline.store.sealing import Sealer
 from pipeline.store.types import Instant, instant_text
 
 __all__ = [
-    "DBAPIError",
     "IntegrityError",
     "Store",
     "Tx",
@@ -211,12 +210,15 @@ def _engine(url: str, pool_size: int) -> Engine:
             parsed.set(drivername="postgresql+psycopg"),
             pool_size=pool_size,
             max_overflow=pool_size,
+            hide_parameters=True,
             # Plans made while a table was empty would be kept for ever; the planner is cheap beside a wrong plan.
             connect_args={"options": "-c plan_cache_mode=force_custom_plan -c statement_timeout=60000"},
         )
     if parsed.get_backend_name() != "sqlite":
         raise Defect(f"{parsed.get_backend_name()}: use postgresql:// or sqlite:///")
-    engine = create_engine(parsed, pool_size=pool_size, max_overflow=pool_size, connect_args={"timeout": 30})
+    engine = create_engine(
+        parsed, pool_size=pool_size, max_overflow=pool_size, connect_args={"timeout": 30}, hide_parameters=True
+    )
     event.listen(engine, "connect", _sqlite_connect)
     event.listen(engine, "begin", _sqlite_begin)
     return engine

@@ -4,18 +4,35 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import date, timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
+from config.settings import Bank
+from config.wiring import Installation
 from pipeline.clock import civil_date
 from pipeline.services import accounts, bank_desk
 from pipeline.services.accounts import Outcome
 from producers.cli import errors
-from producers.cli.terminal import DataDir, JsonFlag, Output, actor, console, installation_of, print_json, wants_json
+from producers.cli.terminal import (
+    DataDir,
+    JsonFlag,
+    Output,
+    actor,
+    console,
+    installation_of,
+    print_json,
+    settings_of,
+    wants_json,
+)
+from producers.supervisor import simulated_bank, state_file
 
 bank_app = typer.Typer(no_args_is_help=True, help="Instructions to banks.", rich_markup_mode=None)
+
+_FIRST_DAY = date(2000, 1, 1)
+"""Before social security cards were made: no book of ours or a bank's goes back so far."""
 
 Card = Annotated[str, typer.Argument(metavar="CARD", help="id of a card")]
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="as in `zhika bank list`")]
@@ -96,8 +113,9 @@ def reconcile(
 ) -> None:
     """Compare each bank's books of a day with ours. Exit 1 when they differ, 5 when a bank could not be asked."""
     in_json = wants_json(output, as_json)
-    installation = installation_of(data)
-    wanted = _day(day) if day else civil_date(installation.clock.now()) - timedelta(days=1)
+    installation = _installation(data)
+    today = civil_date(installation.clock.now())
+    wanted = _day(day, today) if day else today - timedelta(days=1)
     compared = bank_desk.reconcile(installation.context, installation.bank, wanted)
     differ, complete = any(one.count for one in compared), all(one.asked for one in compared)
     if in_json:
@@ -110,11 +128,16 @@ def reconcile(
         raise typer.Exit(errors.PARTLY)
 
 
-def _day(text: str) -> date:
+def _day(text: str, today: date) -> date:
     try:
-        return date.fromisoformat(text)
+        day = date.fromisoformat(text)
     except ValueError:
         raise typer.BadParameter("日期写作 YYYY-MM-DD a date is YYYY-MM-DD", param_hint="DATE") from None
+    if not _FIRST_DAY <= day <= today:
+        raise typer.BadParameter(
+            f"日期应在 {_FIRST_DAY} 至今天之间 the day is one from {_FIRST_DAY} to today", param_hint="DATE"
+        )
+    return day
 
 
 def _show(compared: tuple[bank_desk.Differences, ...]) -> None:
@@ -130,3 +153,13 @@ def _show(compared: tuple[bank_desk.Differences, ...]) -> None:
             for key in keys(one):
                 table.add_row("", "", name, key)
     console().print(table)
+    for one in compared:
+        if one.problem is not None:
+            print(one.problem)
+
+
+def _installation(data: Path | None) -> Installation:
+    """The installation; one without banks whose `zhika up` lives asks the simulated bank that this one has started."""
+    settings = settings_of(data)
+    url = None if settings.banks else simulated_bank(state_file(settings.data_dir))
+    return Installation(settings if url is None else settings.model_copy(update={"banks": {"default": Bank(url=url)}}))

@@ -17,6 +17,9 @@ from producers.cli.terminal import DataDir, JsonFlag, Output, actor, console, in
 
 blank_app = typer.Typer(no_args_is_help=True, help="The stock of blanks.", rich_markup_mode=None)
 
+State = Literal[
+    "stocked", "reserved", "encoding", "quarantined", "bound", "voided", "spoiled", "missing", "test", "destroyed"
+]
 By = Annotated[str | None, typer.Option("--by", help="who does it; the user of this machine unless named")]
 Witness = Annotated[str, typer.Option(help="the second person")]
 Reason = Annotated[str, typer.Option(help="why; it is written into the ledger and the audit log")]
@@ -81,7 +84,7 @@ def receive(
 
 @blank_app.command("list")
 def list_(
-    state: Annotated[str | None, typer.Option()] = None,
+    state: Annotated[State | None, typer.Option()] = None,
     blank_type: Annotated[str | None, typer.Option("--type")] = None,
     location: Annotated[str | None, typer.Option()] = None,
     job: Annotated[str | None, typer.Option(help="a production job")] = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,8 @@ from producers.cli.terminal import DataDir, actor, installation_of, plain, print
 
 bundle_app = typer.Typer(no_args_is_help=True, help="Bundles of cards.", rich_markup_mode=None)
 
+Status = Literal["packing", "sealed", "shipped", "received", "disputed", "closed"]
+Direction = Literal["out", "back"]
 By = Annotated[str | None, typer.Option("--by", help="who does it; the user of this machine unless named")]
 Id = Annotated[str, typer.Argument(metavar="ID")]
 Outlet = Annotated[str, typer.Option(help="the outlet")]
@@ -34,8 +36,8 @@ Broken = Annotated[bool, typer.Option("--seal-broken", help="the seal has the ri
 
 @bundle_app.command("list")
 def bundle_list(
-    status_: Annotated[str, typer.Option("--status")] = "sealed",
-    direction: Annotated[str | None, typer.Option(help="out or back")] = None,
+    status_: Annotated[Status, typer.Option("--status")] = "sealed",
+    direction: Annotated[Direction | None, typer.Option(help="to outlets, or back from them")] = None,
     outlet: Annotated[str | None, typer.Option()] = None,
     data: DataDir = None,
 ) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Column, Table
@@ -235,7 +235,7 @@ def custody_destroy(
 
 @custody_app.command("destructions")
 def custody_destructions(
-    state: Annotated[str | None, typer.Option(help="listed, done or withdrawn")] = None,
+    state: Annotated[Literal["listed", "done", "withdrawn"] | None, typer.Option(help="only those that are")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
     data: DataDir = None,
     output: Output = "table",

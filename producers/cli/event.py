@@ -14,6 +14,9 @@ from producers.cli.terminal import (
 
 event_app = typer.Typer(no_args_is_help=True, help="Events that left the system.", rich_markup_mode=None)
 
+_DIGITS = 19
+"""No position has more."""
+
 
 @event_app.command("tail")
 def event_tail(
@@ -32,7 +35,8 @@ def event_tail(
 
     context = installation_of(data).context
     wanted = [kind.strip() for kind in types.split(",") if kind.strip()]
-    cursor: str | int | None = int(after) if after is not None and after.isdecimal() else after
+    is_position = after is not None and len(after) <= _DIGITS and after.isdecimal()
+    cursor: str | int | None = int(after) if after is not None and is_position else after
     while True:
         wait_s = feed.WAIT_S if follow else wait
         page = feed.read(context, outlet=outlet, after=cursor, types=wanted, limit=limit, wait_s=wait_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from datetime import datetime
+from datetime import MAXYEAR, MINYEAR, datetime
 from typing import Annotated
 
 import typer
@@ -99,6 +99,8 @@ def fee_statement(
     from pipeline.services import fees
 
     as_wanted = wants_json(output, as_json)
+    if not MINYEAR < month.year < MAXYEAR:  # its first and last instant are told in UTC
+        raise typer.BadParameter("a month like 2026-11", param_hint="--month")
     told = fees.statement(installation_of(data).context, agency, month.date())
     waivers = [row._asdict() for row in told.waivers]
     if as_wanted:

@@ -212,10 +212,9 @@ def up(
 @app.command("down")
 def down_(data: DataDir = None) -> None:
     """Stop what `zhika up` started, cleanly."""
-    from producers.supervisor import down
-    from producers.up import state_file
+    from producers.supervisor import down, state_file
 
-    down(state_file(_settings(data)))
+    down(state_file(_settings(data).data_dir))
 
 
 @run_app.command("relay")
@@ -302,8 +301,13 @@ def simulate_bank(
 
 @simulate_app.command("bank-files")
 def simulate_bank_files(
-    out_dir: Annotated[Path, typer.Option("--out", help="where files to the bank are left")],
-    in_dir: Annotated[Path, typer.Option("--in", help="where the bank leaves files")],
+    out_dir: Annotated[
+        Path,
+        typer.Option("--out", help="where files to the bank are left", exists=True, file_okay=False, writable=True),
+    ],
+    in_dir: Annotated[
+        Path, typer.Option("--in", help="where the bank leaves files", exists=True, file_okay=False, writable=True)
+    ],
     ledger: Annotated[Path, typer.Option(help="the bank's books")] = Path("bank-ledger.db"),
     bank_code: Annotated[str, typer.Option(help="whose files they are")] = "95533",
     card_numbers: Annotated[bool, typer.Option(help="result files carry the cards' numbers")] = False,
@@ -316,6 +320,8 @@ def simulate_bank_files(
 
     if load().env == "production":
         _fail("simulators are refused in production")
+    if out_dir.samefile(in_dir):
+        raise typer.BadParameter("--out 与 --in 须为两个目录 --out and --in are two directories", param_hint="--in")
     stopping = stop_on_signals()
     end_with_supervisor(stopping.set)
     try:
@@ -422,8 +428,11 @@ def application_list(
     data: DataDir = None,
 ) -> None:
     """Ids of applications, oldest first."""
+    from pipeline.states import STATUSES
     from pipeline.store import views
 
+    if status_ is not None and status_ not in STATUSES:
+        raise typer.BadParameter(", ".join(STATUSES), param_hint="--status")
     with existing_installation(data).store.transaction() as tx:
         for application_id in views.application_ids(tx, status=status_, limit=limit):
             print(application_id)

@@ -109,8 +109,10 @@ def outlet_hand_over(
     _one_place(outlet, centre)
     if by not in _TAKERS:
         raise typer.BadParameter("holder, guardian, proxy or unit", param_hint="--by")
-    agent = _agent(agent_file.read()) if agent_file else None
-    number = document_number_file.read().strip() if document_number_file else agent.id_number if agent else ""
+    agent = _agent(_read(agent_file, "--agent-file")) if agent_file else None
+    number = agent.id_number if agent else ""
+    if document_number_file:
+        number = _read(document_number_file, "--document-number-file").strip()
     if not number:
         raise typer.BadParameter("the number of the document that was shown", param_hint="--document-number-file")
     handed = counter.hand_over(
@@ -149,6 +151,13 @@ def outlet_revert(
 def _one_place(outlet: str | None, centre: bool) -> None:
     if centre == (outlet is not None):
         raise typer.BadParameter("either --outlet or --centre", param_hint="--outlet")
+
+
+def _read(file: typer.FileText, hint: str) -> str:
+    try:
+        return file.read()
+    except UnicodeDecodeError:
+        raise typer.BadParameter("a file in UTF-8", param_hint=hint) from None
 
 
 def _agent(text: str) -> Agent:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from rich.table import Column, Table
 
+from pipeline.errors import NotFound
 from pipeline.services import endpoints
 from pipeline.store import webhooks as store
 from pipeline.store.types import Record
@@ -161,6 +162,8 @@ def deliveries(
     """What an endpoint is or was owed, newest first; in JSON with every attempt of the last 90 days."""
     in_json = wants_json(output, as_json)
     with installation_of(data).store.transaction() as tx:
+        if store.endpoint(tx, endpoint) is None:  # of a deleted one the log is kept
+            raise NotFound(f"没有接收端 {endpoint}", f"no such endpoint: {endpoint}")
         rows = store.deliveries(tx, endpoint, state=state, limit=limit)
         attempts = store.attempts(tx, [row.id for row in rows])
     if in_json:
@@ -226,7 +229,10 @@ def _instant(text: str, hint: str) -> datetime:
         raise typer.BadParameter("RFC 3339, e.g. 2026-12-01T00:00:00+08:00", param_hint=hint) from None
     if value.tzinfo is None:
         raise typer.BadParameter("a time zone is missing: Z or +08:00", param_hint=hint)
-    return value
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise typer.BadParameter("a time between the years 1 and 9999", param_hint=hint) from None
 
 
 @webhook_app.command("verify")
@@ -263,6 +269,8 @@ def keys_in(path: Path) -> list[str]:
         return path.read_text().split()
     except OSError as error:
         raise typer.BadParameter(f"{path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"{path}: a file in UTF-8") from None
 
 
 def _tell(document: dict[str, Any], text: str, in_json: bool) -> None:

@@ -101,10 +101,15 @@ def _fails(done: Finished, code: int, *told: str) -> None:
 
 def test_a_wrong_command_line_ends_with_2(counter: Counter) -> None:
     (counter.zhika.directory / "bad.json").write_text('{"name": "代领样例", "shoe_size": "43"}', encoding="utf-8")
+    (counter.zhika.directory / "bytes").write_bytes("代领样例 43".encode("gb18030"))
     act = ("outlet", "hand-over", "c", "--serial", "s", "--outlet", "o", "--agent-file")
     wrong: dict[tuple[str, ...], str] = {
         (*act, "bad.json"): "--agent-file",
         (*act, "agent.json", "--paper", "x"): "--paper",
+        (*act, "bytes"): "--agent-file",
+        (*act[:-1], "--document-number-file", "bytes"): "--document-number-file",
+        ("fee", "statement", "ag_1", "--month", "9999-12"): "--month",
+        ("fee", "statement", "ag_1", "--month", "0001-01"): "--month",
         ("fee", "pay", "fee_1", "--amount-fen", "2000", "--receipt", "R", "--method", "barter"): "--method",
     }
     ends = together(partial(counter.zhika.run, *arguments) for arguments in wrong)

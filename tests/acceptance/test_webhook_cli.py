@@ -114,6 +114,33 @@ def test_an_address_that_is_not_listed_is_refused_and_told_where_to_list_it(cli:
     assert "ZHIKA_WEBHOOKS__ALLOW" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("arguments", "code", "named"),
+    [
+        (("webhook", "create", "http://a..b/x", "--outlet", "out_1", "--region", "420100"), 4, "url-not-allowed"),
+        (("webhook", "create", f"http://{'a' * 70}.b/x", "--outlet", "out_1", "--region", "420100"), 4, "url-not-allowed"),
+        (("webhook", "create", "http://127.0.0.1:9/x", "--outlet", "out_1", "--region", "420100", "--type", "card.nonsense"), 4, "card.ready"),
+        (("webhook", "recover", "wh_1", "--since", "0001-01-01T00:00:00+14:00"), 2, "--since"),
+        (("webhook", "recover", "wh_1", "--since", "9999-12-31T23:59:59-12:00"), 2, "--since"),
+        (("webhook", "deliveries", "nope"), 3, "not-found"),
+        (("event", "tail", "--after", "9" * 19), 4, "bad-cursor"),
+        (("event", "tail", "--after", "9" * 23), 4, "bad-cursor"),
+        (("event", "tail", "--after", "9" * 5000), 4, "bad-cursor"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_meant_is_refused_and_named(cli: Cli, arguments: tuple[str, ...], code: int, named: str) -> None:
+    done = cli.run(*arguments)
+    assert done.returncode == code, done.stderr
+    assert named in done.stderr
+    assert "internal error" not in done.stderr
+
+
+def test_deliveries_of_a_deleted_endpoint_can_still_be_read(cli: Cli) -> None:
+    made = told(cli, "create", "http://127.0.0.1:9/x", "--outlet", "out_1", "--region", "420100")
+    told(cli, "delete", made["id"])
+    assert told(cli, "deliveries", made["id"]) == []
+
+
 def test_a_network_that_is_none_is_a_bad_configuration_by_name(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZHIKA_WEBHOOKS__ALLOW", '["10.0.0.1/8"]')
     done = cli.run("webhook", "list")

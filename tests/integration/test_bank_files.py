@@ -23,7 +23,7 @@ from pipeline.gateways.bank_files.exchange import DirectoryExchange
 from pipeline.gateways.bank_files.gateway import BankFiles, Terms
 from pipeline.gateways.bank_simulated import Faults, Ledger, SimulatedBank
 from pipeline.gateways.objects import ObjectMemory
-from pipeline.ports import BankReply, Declined, Done, FreezeFinancial, Key, LateReplies, OpenAccount, Pending
+from pipeline.ports import Arrived, BankReply, Declined, Done, FreezeFinancial, Key, LateReplies, OpenAccount, Pending
 from pipeline.store import tables as t
 from pipeline.store.bank_files import BankFileJournal
 from pipeline.store.engine import Store
@@ -648,3 +648,40 @@ def test_the_simulated_bank_runs_until_it_is_told_to_stop(
 def test_a_wrong_fault_spec_is_refused_by_name(spec: str) -> None:
     with pytest.raises(ValueError, match=r"known are missing_rows|as in late=1"):
         FileFaults.parse(spec)
+
+
+# ---------------------------------------------------------------------------------------------------- files without end
+
+
+def test_a_file_longer_than_all_our_answers_is_refused_unread_and_said_so(rig: Callable[..., Rig]) -> None:
+    line = rig(terms=replace(TERMS, max_rows=2))
+    line.send(opening(1))
+    line.bank.once()
+    endless = line.in_dir / "RH_00000001_endless"
+    with endless.open("wb") as file:
+        file.truncate(2_000_000_000)  # a hole: it takes no room, and all the memory of who reads it
+
+    class Unread(DirectoryExchange):
+        def read(self, file: Arrived) -> bytes:
+            assert file.name != endless.name
+            return super().read(file)
+
+    line.gateway = line.made(exchange=Unread(line.out_dir, line.in_dir))
+    for _ in range(2):
+        line.collect()
+    assert [isinstance(reply, Done) for reply in line.find(opening(1))] == [True]  # its neighbour was read
+    [kept] = line.names("errors")
+    assert kept.startswith(f"{endless.name}.") and not endless.exists()
+    [row] = [row for row in line.files("in") if row.state == "refused"]
+    assert row.problem.startswith("bank_file.too_long: ") and "1000000" in row.problem
+
+    (line.in_dir / "errors" / kept).rename(line.in_dir / kept)  # put back: nothing has changed
+    for _ in range(2):
+        line.collect()
+    assert line.names("errors") == [kept]
+    assert len(line.files("in")) == 2
+
+
+def test_the_longest_file_that_may_come_grows_with_the_files_we_send() -> None:
+    assert replace(TERMS, max_rows=1).most_bytes == 1_000_000
+    assert replace(TERMS, max_rows=20_000).most_bytes == 20_000_000

@@ -115,7 +115,7 @@ def test_a_lost_card_is_void_and_made_again_with_a_number_of_its_own(shipped: An
     assert settle(line, missing, "lost") == "received"
     refused("settled", lambda: settle(line, missing, "arrived"))
     assert line.balanced() == {"lost": 1, "outlet": 2}
-    assert line.status(ids[0]) == "personalisation"
+    assert line.status(ids[0]) == "account"
     assert line.events("card.remake_started") == line.events("bundle.settled") == 1
     bundles.close(line.context, bundle.id, actor="d")
     line.run()
@@ -289,8 +289,9 @@ def test_a_box_of_the_centre_leaves_only_from_the_centre(line: Any, submission: 
     line.run()
     line.later(hours=5)
     [bundle] = line.bundles("sealed")
+    card = line.card(first)
     with line.context.store.transaction() as tx:
-        custody.mark_cards(tx, [line.card(first).id], custody="outlet", place=THERE)
+        custody.mark_cards(tx, [card.id], custody="outlet", place=THERE)
     refused("card-not-ready", lambda: bundles.ship(line.context, bundle.id, carrier="courier", actor="clerk"))
     assert {line.card(first).place, bundle_of(line, bundle).status} == {THERE, "sealed"}
 

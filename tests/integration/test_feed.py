@@ -84,6 +84,13 @@ def test_what_is_no_cursor_is_refused_as_one(text: str) -> None:
     assert refused.value.reason_code == "bad-cursor"
 
 
+@pytest.mark.parametrize("after", [2**63, -1, feed.cursor_of(2**63)])
+def test_a_place_that_no_feed_has_is_refused_as_no_cursor(line: Any, after: str | int) -> None:
+    with pytest.raises(Refused) as refused:
+        read(line, after=after)
+    assert refused.value.reason_code == "bad-cursor"
+
+
 def test_a_cursor_that_missed_events_of_long_ago_is_told_the_oldest_one(line: Any) -> None:
     tell(line, "read in time")
     _, cursor = read(line)

@@ -506,6 +506,8 @@ def test_an_endpoint_that_could_not_work_is_refused(office: Office) -> None:
         ({"url": "http://user@127.0.0.1:8080/"}, "url-not-allowed"),
         ({"outlet": "42010601"}, "format"),
         ({"types": ["card ready"]}, "format"),
+        ({"types": ["card.ready", "card.nonsense"]}, "format"),
+        ({"url": "http://a..b/x"}, "url-not-allowed"),
         ({"max_rps": 0}, "format"),
         ({"region": "999999"}, "region.unknown"),
     ]
@@ -552,6 +554,77 @@ def test_attempts_are_kept_for_90_days(office: Office) -> None:
     assert notify.prune(office.context) is False
     assert office.attempts(made.id) == []
     assert office.states(made.id) == ["delivered"] * 2
+
+
+def answering(office: Office, endpoint_id: str, **said: Any) -> None:
+    """One endpoint's receiver says what no receiver here says."""
+    take = office.sender.take
+
+    def odd(timeout_s: float) -> Sequence[Attempt]:
+        return [replace(one, **said) if one.endpoint_id == endpoint_id else one for one in take(timeout_s)]
+
+    office.sender.take = odd  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"retry-after": "Thu, 01 Jan 99999999999999 00:00:00 GMT"},
+        {"retry-after": "Thu, 01 Jan 2026 00:00:00 +99999999999999999999"},
+        {"x-nul": "a\0b"},
+    ],
+)
+def test_a_hostile_answer_costs_its_own_endpoint_one_try_and_no_other_anything(
+    office: Office, headers: dict[str, str]
+) -> None:
+    hostile, well = office.endpoint("/hostile"), office.endpoint("/well")
+    office.fault("fail", "/hostile")
+    answering(office, hostile.id, response_headers=headers)
+    office.tell(2)
+    office.deliver()
+    assert office.states(hostile.id) == ["waiting"] * 2
+    assert [row.tries for row in office.deliveries(hostile.id)] == [1, 1]
+    assert office.states(well.id) == ["delivered"] * 2
+    assert office.row(well.id).failing_since is None
+
+
+def test_an_answer_that_nobody_foresaw_is_settled_without_it_and_beside_the_others(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd, well = office.endpoint("/odd"), office.endpoint("/well")
+    office.fault("gone", "/odd")
+    answering(office, odd.id, response_headers={"x-odd": "1"}, response=b"odd")
+    known = notify.slowed_until
+
+    def unforeseen(attempt: Attempt, *, now: datetime) -> datetime | None:
+        if "x-odd" in attempt.response_headers:
+            raise ArithmeticError
+        return known(attempt, now=now)
+
+    monkeypatch.setattr(notify, "slowed_until", unforeseen)
+    office.tell(3)
+    office.deliver()
+    assert office.states(well.id) == ["delivered"] * 3
+    assert set(office.states(odd.id)) == {"waiting"}
+    assert {(row.status_code, row.response) for row in office.attempts(odd.id)} == {(410, None)}
+    assert office.row(odd.id).state == "disabled"
+    assert len(office.feed("endpoint.disabled")) == 1
+
+
+def test_closing_gives_back_what_is_leased_even_when_it_cannot_be_settled(office: Office) -> None:
+    made = office.endpoint()
+    office.tell(2)
+    notify.fan_out(office.context)
+    office.deliverer.step()
+    assert office.states(made.id) == ["sending"] * 2
+
+    def broken(_timeout_s: float) -> Sequence[Attempt]:
+        raise ArithmeticError
+
+    office.sender.take = broken  # type: ignore[method-assign]
+    with pytest.raises(ArithmeticError):
+        office.deliverer.close(grace_s=10)
+    assert office.states(made.id) == ["waiting"] * 2
 
 
 def test_an_answer_with_anything_in_it_can_be_kept(office: Office) -> None:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from config import logs
 from pipeline.application import Submission
 from pipeline.errors import NotFound, Refused, TransientError
 from pipeline.events import Event
+from pipeline.gateways import command_amqp
 from pipeline.gateways.amqp_topology import (
     COMMANDS,
     DEAD,
@@ -37,7 +38,7 @@ from pipeline.gateways.amqp_topology import (
 )
 from pipeline.gateways.notify_amqp import AmqpNotifier, check, declare
 from pipeline.ports import OutgoingEvent, Publishing
-from pipeline.services import feed, queues, sweep
+from pipeline.services import commands, feed, queues, returns, sweep
 from pipeline.store import control, outbox, outlet_queues
 from pipeline.store.outlet_queues import Progress
 from producers.cli.main import app
@@ -629,15 +630,98 @@ def test_an_outlet_works_over_the_broker_though_its_connections_are_cut(
         clerk.command("card.notice_given", other.id, "k-other", **told)
         again = clerk.heard(answered("k-other"))
     problems = {e["data"]["message_id"]: e["data"].get("problem") for e in seen if e["type"].startswith("command.")}
-    assert problems.pop("k-broken")["code"] == "bad-json"
+    assert problems.pop("k-broken")["code"] == "unreadable"
     assert problems == dict.fromkeys(("k-receive", "k-notice", "k-other", "k-hand"))
     assert [line.status(i) for i in ids] == ["collected", "notified"]
     assert [e["data"] for e in again if e["data"].get("message_id")] == [
         e["data"] for e in seen if e["data"].get("message_id") == "k-other"
     ]
-    assert [body for _, _, body in taken(broker, DEAD)] == [b"\xff no JSON"]
-    assert taken(broker, COMMANDS) == []
+    assert taken(broker, DEAD) == taken(broker, COMMANDS) == []
     assert number not in json.dumps(seen)
+
+
+class Beyond(pika.BasicProperties):  # type: ignore[misc] # the library has no types
+    """Properties with a time in their headers that the library can neither write nor read."""
+
+    def __init__(self, **named: Any) -> None:
+        super().__init__(headers={"a": datetime.fromtimestamp(0, UTC)}, content_type="application/json", **named)
+
+    def encode(self) -> list[bytes]:
+        written = b"".join(super().encode())
+        epoch = b"T" + bytes(8)
+        assert epoch in written
+        return [written.replace(epoch, b"T" + b"\xff" * 8)]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # a broker goes with PostgreSQL only
+def test_a_message_that_nobody_can_read_is_answered_and_no_other_outlet_waits_for_it(
+    line: Any, broker: str, outlet: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_amqp, "AGAIN_S", 3600.0)  # nothing here is worth a second
+    broken, well = outlet(), outlet()
+    enable(line, broken, well)
+    number = "99900119800101001X"
+    body = json.dumps(
+        {"type": "card.return", "subject": "card_1", "data": {"reason": "damaged", "name": number}}
+    ).encode()
+    user = {"user_id": queue_of(broken)}
+    messages = {
+        "year": (Beyond(message_id="year", **user), body),
+        "empty": (Beyond(message_id="empty", **user), b""),
+        "key": (pika.BasicProperties(message_id=b"\xff\xfe", **user), body),
+        "count": (pika.BasicProperties(message_id="count", headers={"x-delivery-count": "abc"}, **user), body),
+        "table": (pika.BasicProperties(message_id="table", headers={"x-delivery-count": {"a": 1}}, **user), body),
+        "text": (pika.BasicProperties(message_id="text", **user), f"张三 {number}".encode()),
+        "half": (
+            pika.BasicProperties(message_id="half", **user),
+            b'{"type":"card.return","data":{"\\ud800":"\\udfff"}}',
+        ),
+    }
+    with programs(broker, broken, well) as [theirs, clerk], serving(line, broker):
+        with channel_of(theirs.url) as channel:
+            channel.confirm_delivery()
+            for properties, content in messages.values():
+                channel.basic_publish(COMMANDS, broken, content, properties, mandatory=True)
+        clerk.command("card.return", "card_1", "k-well", reason="damaged", by="c1")
+        assert clerk.heard(answered("k-well"))
+        seen = theirs.heard(lambda seen: len(seen) == len(messages))
+    codes = {event["data"]["message_id"]: event["data"]["problem"]["code"] for event in seen}
+    assert codes == {
+        **dict.fromkeys(("year", "empty", "text"), "unreadable"),
+        None: "idempotency-key-missing",
+        **dict.fromkeys(("count", "table", "half"), "validation-failed"),
+    }
+    assert number not in json.dumps(seen)
+    assert taken(broker, DEAD) == taken(broker, COMMANDS) == []
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # a broker goes with PostgreSQL only
+def test_a_command_that_fails_in_us_is_given_up_after_three_deliveries_at_once(
+    line: Any, broker: str, outlet: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(command_amqp, "AGAIN_S", 3600.0)
+    a = outlet()
+    enable(line, a)
+    tried: list[object] = []
+
+    def fails(*arguments: object, **_: object) -> None:
+        tried.append(arguments)
+        raise ArithmeticError
+
+    monkeypatch.setattr(returns, "ask_back", fails)
+    with programs(broker, a) as [clerk], serving(line, broker):
+        clerk.command("card.return", "card_1", "k-fails", reason="damaged", by="c1")
+        clerk.command("card.nonsense", "card_1", "k-next")
+        seen = clerk.heard(answered("k-fails", "k-next"))
+    codes = {event["data"]["message_id"]: event["data"]["problem"]["code"] for event in seen}
+    assert codes == {"k-fails": "technical.exhausted", "k-next": "validation-failed"}
+    assert len(tried) == commands.GIVE_UP
+    assert taken(broker, DEAD) == taken(broker, COMMANDS) == []
+
+
+def test_what_the_broker_gave_up_is_kept_for_a_week() -> None:
+    [dead] = [queue for queue in topology([]).queues if queue.name == DEAD]
+    assert dead.arguments["x-message-ttl"] == timedelta(days=7) / timedelta(milliseconds=1)
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)  # SQLite is one process

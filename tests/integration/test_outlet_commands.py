@@ -89,7 +89,7 @@ def test_an_outlet_receives_notifies_hands_over_and_sends_back(
     line.run()
     [bundle] = line.ship()
     told = {"bundle_id": bundle.id, "seal_no": bundle.seal_no, "received_by": "c1"}
-    assert commands.handle(line.context, message("bundle.receive", bundle.id, "k1", **told)) == "answered"
+    commands.handle(line.context, message("bundle.receive", bundle.id, "k1", **told))
     line.later(seconds=1)
     first, _, third = (line.card(i) for i in ids)
     commands.handle(line.context, message("card.notice_given", first.id, "k2", method="phone", by="c1"))
@@ -197,7 +197,7 @@ def test_who_is_not_the_outlets_user_is_refused_and_does_nothing(line: Any, deli
     good = hand_over(line, delivered, "k1")
     for user in (None, "zhika", "outlet.out_42010602"):
         forged = CommandMessage(key="k1", user=user, routing_key=OUTLET, body=good.body)
-        assert commands.handle(line.context, forged) == "answered"
+        commands.handle(line.context, forged)
     assert [item["problem"]["code"] for item in answers(line)] == ["unauthenticated"] * 3
     assert line.status(delivered) == "delivered"
 
@@ -208,7 +208,7 @@ def test_half_a_character_is_refused_once_and_stops_nobody(line: Any, delivered:
     broken = CommandMessage(
         key="k1", user=f"outlet.{OUTLET}", routing_key=OUTLET, body=json.dumps(document).encode(), deliveries=0
     )
-    assert commands.handle(line.context, broken) == "answered"
+    commands.handle(line.context, broken)
     assert answers(line)[0]["problem"]["code"] == "validation-failed"
 
 
@@ -225,14 +225,14 @@ def test_whatever_fails_before_the_answer_is_given_up_in_the_end(
         with pytest.raises(Exception, match="data_keys"):
             commands.handle(line.context, replace(asked, deliveries=deliveries))
     assert answers(line) == []
-    assert commands.handle(line.context, replace(asked, deliveries=commands.GIVE_UP)) == "answered"
+    commands.handle(line.context, replace(asked, deliveries=commands.GIVE_UP))
     assert answers(line)[0]["problem"]["code"] == "technical.exhausted"
     assert line.status(delivered) == "delivered"
 
 
 def test_a_routing_key_that_is_no_outlets_is_told_nothing(line: Any) -> None:
     stray = CommandMessage(key="k1", user=None, routing_key="13800001234\x00", body=b"{}")
-    assert commands.handle(line.context, stray) == "answered"
+    commands.handle(line.context, stray)
     assert "13800001234" not in everything(line)
 
 
@@ -254,10 +254,21 @@ def test_a_number_told_as_a_serial_or_a_receipt_is_refused_and_kept_nowhere(
     assert line.status(delivered) == "delivered"
 
 
-def test_what_cannot_be_read_is_put_aside_and_answered(line: Any) -> None:
-    broken = CommandMessage(key="k1", user=f"outlet.{OUTLET}", routing_key=OUTLET, body=b"\xff")
-    assert commands.handle(line.context, broken) == "unreadable"
-    assert [(item["message_id"], item["problem"]["code"]) for item in answers(line)] == [("k1", "bad-json")]
+@pytest.mark.parametrize("intact", [True, False])
+def test_what_cannot_be_read_is_answered_and_kept_nowhere(
+    line: Any, delivered: str, caplog: pytest.LogCaptureFixture, intact: bool
+) -> None:
+    good = hand_over(line, delivered, "k1")
+    number = line.application(delivered).person.id_number
+    body = good.body if not intact else f"张三 {number}".encode()
+    commands.handle(line.context, replace(good, body=body, intact=intact))
+    assert [(item["message_id"], item["problem"]["code"]) for item in answers(line)] == [("k1", "unreadable")]
+    assert line.status(delivered) == "delivered"
+    assert number not in everything(line)
+    [told] = [record.getMessage() for record in caplog.records if record.name == "zhika.commands"]
+    assert f"outlet.{OUTLET}" in told
+    assert f"{len(body)} bytes" in told
+    assert number not in told
 
 
 def test_a_command_that_kills_whoever_takes_it_is_refused_before_the_broker_puts_it_aside(
@@ -267,7 +278,7 @@ def test_a_command_that_kills_whoever_takes_it_is_refused_before_the_broker_puts
     again = CommandMessage(
         key=asked.key, user=asked.user, routing_key=asked.routing_key, body=asked.body, deliveries=commands.GIVE_UP
     )
-    assert commands.handle(line.context, again) == "answered"
+    commands.handle(line.context, again)
     assert answers(line)[0]["problem"]["code"] == "technical.exhausted"
     assert line.status(delivered) == "delivered"
 

@@ -323,26 +323,6 @@ def test_cards_that_go_out_again_are_packed_at_once_in_the_order_of_their_outlet
     in_order(line)
 
 
-def test_accounts_of_destroyed_cards_are_locked_in_order(
-    line: Any, regional: Regional, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ids = uncollected(line, *(regional(WUHAN, n) for n in range(1, 4)))
-    line.later(days=800)
-    cards = [line.card(i) for i in ids]
-    with line.context.store.transaction() as tx:  # the first card has the last account
-        for card, other in zip(cards, sorted(cards, key=lambda card: card.account_id, reverse=True), strict=True):
-            tx.conn.execute(update(t.cards).where(t.cards.c.id == card.id).values(account_id=other.account_id))
-    instructed: list[str] = []
-
-    def instruct(_: Any, *, account_id: str, **__: Any) -> None:
-        instructed.append(account_id)
-
-    monkeypatch.setattr(destruction.accounts, "instruct", instruct)
-    destroyed(line, [card.id for card in cards])
-    assert instructed == sorted(instructed)
-    assert len(instructed) == 3
-
-
 def test_a_card_that_was_lost_on_its_way_back_ends_with_its_storage(line: Any, submission: Make) -> None:
     [i] = line.to_outlet(submission(1))
     line.notify(i)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
 
 from pipeline.application import Submission
 from pipeline.errors import NeedsOperator, OutcomeUnknown, TransientError
-from pipeline.outcomes import Advance
+from pipeline.outcomes import Advance, Hold, Reason, Wait
 from pipeline.retry import ASK_SCHEDULE_S, SCHEDULE_S
 from pipeline.services import operate, run_stage
-from pipeline.stages.base import Decision
+from pipeline.stages.base import Decision, Fact
 from pipeline.stages.personalisation import CardProduced
 
 from .conftest import Stand
@@ -142,6 +143,34 @@ def test_a_row_whose_facts_the_database_refuses_is_parked_and_its_neighbours_go_
     assert [line.status(i) for i in ids] == ["dispatch", "held", "dispatch"]
     assert line.row(ids[1]).reasons[0]["code"] == "technical.exhausted"
     assert line.row(ids[1]).held_from == "personalisation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unwritable(Fact):
+    """A fact of a kind that nothing writes."""
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(Decision(Wait(datetime.max.replace(tzinfo=timezone(-timedelta(hours=12))), "bank.pending")), id="OverflowError"),
+        pytest.param(Decision(Hold(Reason(code="x\ud800", zh="", en=""))), id="UnicodeEncodeError"),
+        pytest.param(Decision(Advance("photo"), (Unwritable(),)), id="no writer"),
+    ],
+)  # fmt: skip
+def test_a_row_that_cannot_be_written_for_any_reason_is_parked_with_a_trace_and_its_neighbours_go_on(
+    line: Any, submission: Make, broken: Decision
+) -> None:
+    ids = line.accept(*(submission(n) for n in range(1, 4)))
+    stage = line.stages["validation"]
+
+    def prepare(case: Any, *told: Any) -> Decision:
+        return broken if case.id == ids[1] else stage.prepare(case, *told)
+
+    run(line, Stand(stage, prepare=prepare), ids)
+    assert [line.status(i) for i in ids] == ["photo", "held", "photo"]
+    [reason] = line.row(ids[1]).reasons
+    assert reason["code"] == "technical.exhausted" and "trace" in reason["en"]
 
 
 @pytest.mark.parametrize("where", ["prepare", "settle"])

@@ -253,6 +253,9 @@ class Model:
             if account is not None and not carried and not wanted:
                 account.say("close_account", card.id)
 
+    def _to_be_collected(self, card: Card) -> bool:
+        return card.status == "produced" and card.app.status not in (*OVER, "returned")
+
     def _take_in(self, cards: Iterable[Card], now: datetime) -> None:
         """Cards are at the centre again."""
         for card in cards:
@@ -273,7 +276,15 @@ class Model:
             return "already-collected"
         if card.at != ("outlet", outlet):
             return "not-found"
-        return None if card.aside in (None, "uncollected", "recalled") else "going-back"
+        if card.aside not in (None, "uncollected", "recalled"):
+            return "going-back"
+        if card.status == "voided":
+            return "card-void"
+        return "card-packed" if self._packed(card) else None
+
+    def _packed(self, card: Card) -> bool:
+        """Whether a card lies in a sealed box and waits for the courier."""
+        return card.box is not None and (card.box.direction, card.box.status) == ("out", "sealed")
 
     # -------------------------------------------------------------------------------------------------------- applying
 
@@ -309,12 +320,13 @@ class Model:
             return "not-found"
         if box.status != "sealed":
             return "wrong-state"
+        if any(c.at[0] not in ("centre", "outlet") or c.aside or c.status != "produced" for c in self.inside(box)):
+            return "card-not-ready"
 
         def effect(_: datetime) -> None:
             box.status, box.carrier = "shipped", carrier
             for card in self.inside(box):
-                if card.at[0] in ("centre", "outlet"):
-                    card.at = ("courier", carrier)
+                card.at = ("courier", carrier)
 
         return effect
 
@@ -339,14 +351,15 @@ class Model:
             return "seal-mismatch"
         if actor == box.carrier:
             return "same-person"
-        if any(isinstance(card, Card) and card.box is box for card in extra):
+        if any(isinstance(card, Card) and card.box is box and card.at != LOST for card in extra):
             return "card-in-bundle"
         if {c.id for c in missing} & {c.id for c in damaged}:
             return "card-named-twice"
 
         def effect(now: datetime) -> None:
             here = box.goes_to
-            received = [c for c in self.under_way(box) if c not in missing and c not in damaged]
+            told = [*missing, *damaged, *(c for (kind, _), c in box.open.items() if kind == "missing")]
+            received = [c for c in self.under_way(box) if c not in told]
             ours = [c for c in extra if isinstance(c, Card)]
             strays = [c for c in ours if c.at[0] in ("centre", "courier", "lost", "outlet") and c.at != here]
             for card in (*received, *damaged, *strays):
@@ -356,10 +369,10 @@ class Model:
                 card.aside = "damaged"
             found = {("missing", c.serial): c for c in missing} | {("damaged", c.serial): c for c in damaged}
             found |= {("extra", c.serial): c for c in ours}
-            told: dict[tuple[str, str], Card | None] = {**found}
-            told |= {("extra", serial): None for serial in extra if isinstance(serial, str)}
-            told |= {} if seal_intact else {("seal", box.seal): None}
-            for name, about in told.items():
+            opened: dict[tuple[str, str], Card | None] = {**found}
+            opened |= {("extra", serial): None for serial in extra if isinstance(serial, str)}
+            opened |= {} if seal_intact else {("seal", box.seal): None}
+            for name, about in opened.items():
                 box.open.setdefault(name, about)
             box.status = "disputed" if box.open else "received"
             if box.direction == "back":
@@ -434,6 +447,8 @@ class Model:
             return _nothing
         if not here:
             return "wrong-state"
+        if self._packed(card):
+            return _nothing if resolution == "forwarded" else "card-packed"
         mine = card
 
         def send_back(_: datetime) -> None:
@@ -442,6 +457,8 @@ class Model:
         if resolution == "sent_back":
             return send_back
         waits = card.status == "produced" and card.app.status in (*UNDER_WAY, *WAITING, *OVERDUE)
+        if resolution == "forwarded" and card.aside is not None:
+            waits = False
         if not waits or (card.app.outlet == box.outlet) != (resolution == "arrived"):
             return "resolution"
 
@@ -508,6 +525,8 @@ class Model:
             return code
         if card.status != "produced":
             return "card-void"
+        if card.account is not None and (card.account.closed or "close_account" in card.account.stands()):
+            return "account-closed"
         if app.status not in (*WAITING, *(OVERDUE if app.region.after_due else ())):
             return "wrong-state"
         if serial != card.serial:
@@ -686,6 +705,9 @@ class Model:
             return "no-account"
         if (code := account.may(operation)) is not None:
             return code
+        waiting = [c for c in self.cards.values() if c.account is account and self._to_be_collected(c)]
+        if operation == "close_account" and waiting:
+            return "to-be-collected"
         told = account
 
         def effect(_: datetime) -> None:

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from pipeline.gateways.bank_files import csv14, pipe, sh589
 from pipeline.gateways.bank_files.judge import Judged, judge_batch, judge_people
-from pipeline.gateways.bank_files.returned import FileRefused, ReturnFile, luhn_holds
+from pipeline.gateways.bank_files.returned import FileRefused, ReturnFile
 from pipeline.gateways.bank_simulated import luhn_digit
+from pipeline.identifiers import luhn_holds
 from pipeline.person import Agent
 from pipeline.ports import Declined, Done, Filed, OpenAccount
 from producers.simulators.bank_files import Asked, card_file, read_batch, result_file

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import Result
 from typer.testing import CliRunner
 
 from config.settings import BadConfiguration, OnlyGiven, load
@@ -59,11 +60,26 @@ def test_a_banks_own_codes_may_be_set(tmp_path: Path) -> None:
     assert settings.banks["95533"].file_id_types == {"passport": "07"}
 
 
+def simulated(tmp_path: Path, out: Path, back: Path, *more: str) -> Result:
+    ledger = str(tmp_path / "l.db")
+    asked = ["simulate", "bank-files", "--out", str(out), "--in", str(back), "--ledger", ledger, *more]
+    return CliRunner().invoke(app, asked, env={"COLUMNS": "200"})
+
+
 def test_the_simulated_bank_refuses_a_spec_it_does_not_know(tmp_path: Path) -> None:
     out, back = tmp_path / "out", tmp_path / "in"
-    told = CliRunner().invoke(
-        app,
-        ["simulate", "bank-files", "--out", str(out), "--in", str(back), "--ledger", str(tmp_path / "l.db"), "--faults", "lost=1"],
-    )  # fmt: skip
+    out.mkdir()
+    back.mkdir()
+    told = simulated(tmp_path, out, back, "--faults", "lost=1")
     assert told.exit_code == 2 and "known are missing_rows" in told.output
-    assert not out.exists()
+    assert not list(out.iterdir())
+
+
+def test_the_simulated_bank_wants_two_directories_that_are_there(tmp_path: Path) -> None:
+    out, missing = tmp_path / "out", tmp_path / "in"
+    out.mkdir()
+    (tmp_path / "same").symlink_to(out)
+    for back, message in ((missing, "does not exist"), (out, "two directories"), (tmp_path / "same", "two directories")):
+        told = simulated(tmp_path, out, back)
+        assert told.exit_code == 2 and message in told.output
+    assert not missing.exists() and not (tmp_path / "l.db").exists()

@@ -138,6 +138,19 @@ def test_after_a_binding_was_done_nothing_is_asked_any_more() -> None:
     assert stage().prepare(about, POLICY, START) == Decision(Advance("personalisation"))
 
 
+@pytest.mark.parametrize(("calls", "key"), [((), "bc-1"), ((call("done", key="bc-1"),), "bc-1-2")])
+def test_a_card_that_is_made_again_is_bound_anew_since_the_number_was_that_of_the_card_before(
+    calls: tuple[CallFact, ...], key: str
+) -> None:
+    used = replace(ACCOUNT, used=True, opened_for="app_1")
+    assert prepared(stage(), case(call("done"), *calls, account=used)).instruction.key == key
+
+
+def test_a_later_card_takes_the_number_of_the_account_that_was_opened_for_it() -> None:
+    about = case(call("done"), account=replace(ACCOUNT, opened_for="app_1"), of=application(kind="replacement"))
+    assert stage().prepare(about, POLICY, START) == Decision(Advance("personalisation"))
+
+
 def test_a_binding_that_was_declined_is_tried_under_the_next_key_once_that_was_mended() -> None:
     about = case(call("declined", key="bc-1"), account=ACCOUNT, of=application(kind="exchange"))
     assert prepared(stage(), about).instruction.key == "bc-1-2"

@@ -49,6 +49,13 @@ def test_a_url_is_read_in_its_parts(url: str, host: str, port: int, target: str)
         "https://outlet.example?x",
         "https://-outlet.example/",
         "https://outlet.example/" + "a" * 2000,
+        "http://a..b/x",
+        "http://a.-b/x",
+        f"http://{'a' * 70}.example/x",
+        "http://" + "a." * 127 + "example/x",
+        "http://[1:2]/",
+        "http://[::::]/",
+        "http://[10.0.0.1]/",
     ],
 )
 def test_a_url_that_could_mislead_is_refused(url: str) -> None:

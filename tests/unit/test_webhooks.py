@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.webhooks import Attempt, next_try, retry_after_s, slowed_until
@@ -50,10 +50,42 @@ def test_retry_after_postpones_a_try_and_never_hastens_it() -> None:
         ("soon", 0),
         ("٣", 0),
         ("", 0),
+        ("Thu, 01 Jan 99999999999999 00:00:00 GMT", 0),
+        ("Thu, 01 Jan 2026 00:00:00 +99999999999999999999", 0),
+        ("Thu, 01 Jan 2026 99999999999999999999:00:00 GMT", 0),
+        (",-Jan-2026 00:00:00 GMT", 0),
     ],
 )
 def test_retry_after_is_read_in_both_forms_and_bounded_by_a_day(told: str, seconds: float) -> None:
     assert retry_after_s({"retry-after": told}, now=NOW) == seconds
+
+
+_PIECES = (
+    "Thu,",
+    "01",
+    "Jan",
+    "2026",
+    "00:00:00",
+    "GMT",
+    "+0800",
+    "-0000",
+    ",",
+    "-",
+    ":",
+    "+",
+    ".",
+    " ",
+    "9" * 20,
+    "31-Dec-9999",
+)
+
+
+@given(
+    told=st.binary(max_size=60).map(lambda b: b.decode("latin-1")) | st.lists(st.sampled_from(_PIECES)).map(" ".join)
+)
+@example(told="Thu, 01 Jan 99999999999999 00:00:00 GMT")
+def test_whatever_retry_after_holds_it_asks_for_no_more_than_a_day(told: str) -> None:
+    assert 0 <= retry_after_s({"retry-after": told}, now=NOW) <= 86_400
 
 
 @pytest.mark.parametrize(

@@ -303,7 +303,7 @@ class BankFiles:
 
     def _turn_away(self, file: Arrived) -> None:
         """A file that is too long is not read, not even to name it by its content."""
-        seen = hashlib.sha256(f"{file.name}/{file.mark}".encode(errors="surrogateescape")).hexdigest()
+        seen = hashlib.sha256(file.mark.encode()).hexdigest()
         name, most = _known_as(file.name.removesuffix(f".{seen[:12]}")), self._terms.most_bytes
         refused = FileRefused(
             f"文件超过 {most} 字节，未读取；请银行分批发送，或调大 FILE_MAX_ROWS",

@@ -19,6 +19,7 @@ from pipeline.gateways.bank_files.returned import (
 )
 from pipeline.identifiers import resident_facts, resident_id_problem
 from pipeline.ports import Declined, Done, Filed, OpenAccount
+from pipeline.stages.bank_refusals import not_in_gbk, too_long
 
 RECORD_BYTES = 589
 RETURN_BYTES = 316
@@ -70,10 +71,10 @@ def unwritable(key: str, fields: Mapping[str, str]) -> Declined | None:
         try:
             coded = _coded(value)
         except ValueError:
-            return Declined(code="rare_character", text=f"GBK 无法表示的字符：{name}")
+            return Declined(code="rare_character", text=not_in_gbk(name))
         if len(coded) > length:
             code = "not_supported" if name in _OURS else "field_too_long"
-            return Declined(code=code, text=f"超过 {length} 字节：{name}")
+            return Declined(code=code, text=too_long(name, length))
     return None
 
 
