@@ -74,3 +74,31 @@ def test_books_that_differ_end_with_1_and_a_bank_that_cannot_be_asked_with_5(zhi
     assert (differ.returncode, agree.returncode, away.returncode) == (1, 0, 5)
     assert '"theirs_only": [\n        "ca-foreign"\n      ]' in differ.stdout
     assert "未能查询 not asked" in away.stdout
+
+
+def test_a_day_that_no_books_can_be_of_is_a_usage_error(zhika: Cli) -> None:
+    days = ("9999-12-31", "0001-01-01", "1999-12-31", str(civil_date(SystemClock().now()) + timedelta(days=2)))
+    for done in together([lambda day=day: zhika.run("bank", "reconcile", day) for day in days]):
+        fails(done, 2, "2000-01-01")
+
+
+def test_lists_name_what_they_can_be_asked_for(zhika: Cli) -> None:
+    status, direction, state, blank, application = together(
+        [
+            lambda: zhika.run("bundle", "list", "--status", "nonsense"),
+            lambda: zhika.run("bundle", "list", "--direction", "sideways"),
+            lambda: zhika.run("custody", "destructions", "--state", "burnt"),
+            lambda: zhika.run("blank", "list", "--state", "lost"),
+            lambda: zhika.run("application", "list", "--status", "lost"),
+        ]
+    )
+    fails(status, 2, "packing", "disputed")
+    fails(direction, 2, "out", "back")
+    fails(state, 2, "listed", "withdrawn")
+    fails(blank, 2, "stocked", "destroyed")
+    fails(application, 2, "notified", "collected")
+    for listing in (
+        ("bundle", "list", "--status", "closed", "--direction", "back"),
+        ("blank", "list", "--state", "test"),
+    ):
+        assert zhika.run(*listing).returncode == 0

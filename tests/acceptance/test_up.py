@@ -19,6 +19,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from pipeline.clock import SystemClock, civil_date
 from producers.simulators.outlet import refuser
 from tests.support.cli import Cli, cli, given_away, personal_values, ready, wait_until
 from tests.support.ports import free_port
@@ -164,6 +165,12 @@ def _all_once(seen: dict[str, int], ledger: Any, good: int) -> None:
     assert seen["accounts"] == seen["holders"] == ledger["accounts"] == good, (seen, ledger)
 
 
+def _books_agree(zhika: Cli) -> None:
+    """The commands find the simulated bank that this machine was started with, though nobody has configured one."""
+    told = zhika.json("bank", "reconcile", str(civil_date(SystemClock().now())), "-o", "json")
+    assert told["ok"] and sum(bank["agreed"] for bank in told["banks"]) > 0
+
+
 # ------------------------------------------------------------------------------------------------------------- embedded
 
 
@@ -190,11 +197,14 @@ def test_one_process_takes_files_in_makes_cards_and_ends_cleanly(tmp_path: Path)
         refused = _result(up.data / "intake" / "wuhan" / "errors" / "letter.zip.result.json", zhika)
         assert {"code", "zh", "en"} <= set(refused)
         assert zhika.run("status").returncode == 0
+        _books_agree(zhika)
 
         assert zhika.run("down").returncode == 0
         assert up.process.wait(1) == 0
         assert not (up.data / "up.json").exists()
         assert zhika.living() == []
+        alone = zhika.run("bank", "reconcile", str(civil_date(SystemClock().now())))
+        assert alone.returncode == 5 and "no bank is configured for 95" in alone.stdout
         told = zhika.json("status", "--json", code=69)
         assert (told["ready"], told["roles"]) == (False, [])
         again = zhika.run("down")
@@ -328,6 +338,7 @@ def test_processes_are_kept_alive_carry_cards_to_their_holders_and_end_together(
     assert told["counter"]["hand_overs"] >= 10
     assert zhika.json("custody", "balance", "--json")["balanced"]
     assert zhika.json("custody", "verify", "--json")["ok"]
+    _books_agree(zhika)
 
     assert zhika.run("down").returncode == 0
     assert full.process.wait(1) == 0

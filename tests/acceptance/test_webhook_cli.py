@@ -119,7 +119,7 @@ def test_an_address_that_is_not_listed_is_refused_and_told_where_to_list_it(cli:
     [
         (("webhook", "create", "http://a..b/x", "--outlet", "out_1", "--region", "420100"), 4, "url-not-allowed"),
         (("webhook", "create", f"http://{'a' * 70}.b/x", "--outlet", "out_1", "--region", "420100"), 4, "url-not-allowed"),
-        (("webhook", "create", "http://127.0.0.1:9/x", "--outlet", "out_1", "--region", "420100", "--type", "card.nonsense"), 4, "card.ready"),
+        (("webhook", "create", "http://127.0.0.1:8080/x", "--outlet", "out_1", "--region", "420100", "--type", "card.nonsense"), 4, "card.ready"),
         (("webhook", "recover", "wh_1", "--since", "0001-01-01T00:00:00+14:00"), 2, "--since"),
         (("webhook", "recover", "wh_1", "--since", "9999-12-31T23:59:59-12:00"), 2, "--since"),
         (("webhook", "deliveries", "nope"), 3, "not-found"),
@@ -136,7 +136,7 @@ def test_what_cannot_be_meant_is_refused_and_named(cli: Cli, arguments: tuple[st
 
 
 def test_deliveries_of_a_deleted_endpoint_can_still_be_read(cli: Cli) -> None:
-    made = told(cli, "create", "http://127.0.0.1:9/x", "--outlet", "out_1", "--region", "420100")
+    made = told(cli, "create", "http://127.0.0.1:8080/x", "--outlet", "out_1", "--region", "420100")
     told(cli, "delete", made["id"])
     assert told(cli, "deliveries", made["id"]) == []
 

@@ -135,6 +135,15 @@ def freeze(line: Line, card: Any) -> Key:
     return accounts.freeze(line.context, card.id, reason="lost", actor="li")
 
 
+def end(line: Line, card: Any) -> Key:
+    """The account ends with its card, as a part of the act that ends that."""
+    with line.context.store.transaction() as tx:
+        told = {"account_id": card.account_id, "card_id": card.id, "reason": "ended", "actor": "li"}
+        key = accounts.instruct(tx, operation="close_account", now=line.clock.now(), **told)
+    assert key is not None
+    return key
+
+
 # ------------------------------------------------------------------------------------------------------------ once each
 
 
@@ -154,7 +163,7 @@ def test_a_freeze_its_release_and_the_close_reach_the_bank_in_order_and_show_on_
 ) -> None:
     freeze(line, card)
     accounts.release(line.context, card.id, reason="found", actor="li")
-    accounts.close(line.context, card.id, reason="ended", actor="li")
+    end(line, card)
     states = []
     for _ in range(4):  # of one account only the oldest is given, so each takes a round
         assert desk(line, wire).calls == {"done": 1}
@@ -194,7 +203,7 @@ def test_whatever_goes_wrong_the_bank_does_each_thing_once_and_in_the_order_it_w
             desk(line, wire)
         line.clock.advance(timedelta(seconds=random.choice((1, 20, 70, 130))))
     for chosen in cards:
-        accounts.close(line.context, chosen.id, reason="ended", actor="li")
+        end(line, chosen)
         asked[chosen.account_id].append("close_account")
     wire.fates = []
     drain(line, wire)
@@ -279,7 +288,7 @@ def declined(line: Line, wire: Wire, card: Any) -> Key:
 def test_what_the_bank_declines_is_for_a_person_and_keeps_the_accounts_later_calls_waiting(
     line: Line, wire: Wire, card: Any, declined: Key
 ) -> None:
-    closing = accounts.close(line.context, card.id, reason="ended", actor="li")
+    closing = end(line, card)
     line.clock.advance(timedelta(days=1))
     assert desk(line, wire).calls == {}
     [shown] = accounts.listing(line.context, held=True)
@@ -427,7 +436,7 @@ def test_nonsense_is_refused_and_told_to_no_bank(line: Line, wire: Wire, card: A
     assert refused(accounts.freeze) == "told-already"
     drain(line, wire)
     assert refused(accounts.freeze) == "told-already"
-    accounts.close(line.context, card.id, reason="ended", actor="li")
+    end(line, card)
     moot = accounts.activate(line.context, card.id, actor="li")
     assert refused(accounts.close) == "told-already"
     drain(line, wire)
@@ -599,3 +608,38 @@ def test_the_desk_gives_what_is_due_until_it_is_told_to_stop(line: Line, wire: W
         thread.join(30)
     assert not thread.is_alive()
     assert history(line, card.account_id) == ["open_account", "card_produced"]
+
+
+# ---------------------------------------------------------------------------------------------- a card that waits for its holder
+
+
+@pytest.mark.rule("KL-16")
+def test_nobody_closes_the_account_of_a_card_that_is_still_to_be_collected(
+    line: Line, wire: Wire, submission: Make
+) -> None:
+    [i] = line.to_outlet(submission())
+    card = line.card(i)
+    drain(line, wire)
+    with pytest.raises(Conflict) as refused:
+        accounts.close(line.context, card.id, reason="ended", actor="li")
+    assert refused.value.reason_code == "to-be-collected"
+    assert accounts.listing(line.context) == []
+    line.hand_over(i)
+    key = accounts.close(line.context, card.id, reason="ended", actor="li")
+    drain(line, wire)
+    assert (call(line, key).state, account(line, card.account_id).status) == ("done", "closed")
+
+
+def test_a_card_whose_account_is_closed_or_being_closed_is_given_to_nobody(
+    line: Line, wire: Wire, submission: Make
+) -> None:
+    [i] = line.to_outlet(submission())
+    card = line.card(i)
+    end(line, card)
+    for _ in range(2):  # about to be told, and told
+        with pytest.raises(Conflict) as refused:
+            line.hand_over(i)
+        assert refused.value.reason_code == "account-closed"
+        assert (line.status(i), line.card(i).custody) == ("delivered", "outlet")
+        drain(line, wire)
+    assert account(line, card.account_id).status == "closed"

@@ -79,7 +79,11 @@ def test_the_simulated_bank_wants_two_directories_that_are_there(tmp_path: Path)
     out, missing = tmp_path / "out", tmp_path / "in"
     out.mkdir()
     (tmp_path / "same").symlink_to(out)
-    for back, message in ((missing, "does not exist"), (out, "two directories"), (tmp_path / "same", "two directories")):
+    for back, message in (
+        (missing, "does not exist"),
+        (out, "two directories"),
+        (tmp_path / "same", "two directories"),
+    ):
         told = simulated(tmp_path, out, back)
         assert told.exit_code == 2 and message in told.output
     assert not missing.exists() and not (tmp_path / "l.db").exists()
