@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
@@ -270,12 +270,12 @@ class _Body(JsonObject):
             return None
         try:
             at = datetime.fromisoformat(text)
-        except ValueError:
-            at = None
-        if at is None or at.tzinfo is None:
+            if at.tzinfo is None:
+                raise ValueError
+            return at.astimezone(UTC)
+        except (ValueError, OverflowError):
             self.note("format", name, wanted=CLOCK_FORMAT)
             return None
-        return at
 
     def ids(self, name: str, *, or_all: bool = False) -> tuple[str, ...] | None:
         """A list of ids or serials; None where it is absent, or "all". Which of them may be kept, who looks them up decides."""

@@ -6,7 +6,6 @@ faults stop, time passes until nothing moves any more, and the bank's ledger, th
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,7 +28,7 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import func, select
+from sqlalchemy import Engine, func, select
 
 from config.policies import load_policies
 from pipeline.application import Submission
@@ -66,12 +65,16 @@ from pipeline.stages.validation import Validation
 from pipeline.states import STAGES
 from pipeline.store import custody, stock
 from pipeline.store import tables as t
+from pipeline.store.accounts import number_of_card
 from pipeline.store.engine import Store, Tx
 from pipeline.store.sealing import Sealer
 from tests.conftest import MASTER
 from tests.support.model import (
+    HOLDER,
     MAKING,
+    MAY_SETTLE,
     OVER,
+    OVERDUE,
     SHAOGUAN,
     STOPPED,
     WAITING,
@@ -79,6 +82,7 @@ from tests.support.model import (
     App,
     Box,
     Card,
+    HandOver,
     Model,
     Verdict,
 )
@@ -87,7 +91,7 @@ from .conftest import PROFILES, START, Killed, Line, StubEncoder, StubNormaliser
 
 POLICIES = {policy.code: policy for policy in load_policies().cities()}
 OUTLETS = {WUHAN.code: ("out_42010001", "out_42010002"), SHAOGUAN.code: ("out_44020001", "out_44020002")}
-PEOPLE = 8
+PEOPLE = 6
 BLANKS = 300
 STRANGE = "ZZ9999"
 """The serial of a card that is none of ours."""
@@ -123,6 +127,10 @@ class MortalStore(Store):
 
     dies: tuple[int, bool] | None = None
 
+    def __init__(self, engine: Engine, *, random: Callable[[int], bytes]) -> None:
+        super().__init__("sqlite://", Sealer(MASTER), random=random)
+        self.engine = engine
+
     @contextmanager
     def transaction(self, *, hint: bool = False) -> Iterator[Tx]:
         left, committed = self.dies or (-1, False)
@@ -136,14 +144,19 @@ class MortalStore(Store):
 
 
 class Wire:
-    """What lies between us and the bank: it can be deaf to questions, and our process can die before or after a call."""
+    """What lies between us and the bank: it can be deaf to questions, and our process can die before or after a call.
 
-    def __init__(self, bank: SimulatedBank) -> None:
+    Nothing passes whose intent is not `written` down, for others to read too.
+    """
+
+    def __init__(self, bank: SimulatedBank, written: Callable[[], set[str]]) -> None:
         self.bank = bank
+        self.written = written
         self.dies: str | None = None
         self.deaf = False
 
     def submit(self, instructions: Sequence[Instruction], *, deadline: datetime) -> Mapping[Key, Any]:
+        assert {i.key for i in instructions} <= self.written(), "the bank was told before that was written down"
         if self.dies == "before":
             raise Killed
         answers = self.bank.submit(instructions, deadline=deadline)
@@ -152,6 +165,7 @@ class Wire:
         return answers
 
     def find(self, keys: Sequence[Key], *, deadline: datetime) -> Mapping[Key, Any]:
+        assert set(keys) <= self.written(), "the bank was asked about what it was never to be told"
         if self.deaf:
             return {key: TransientError() for key in keys}
         return self.bank.find(keys, deadline=deadline)
@@ -165,9 +179,10 @@ class Wire:
 
 @dataclass(frozen=True)
 class World:
-    """Where an example runs: a fresh database each time, and a folder for the bank's books."""
+    """Where examples run, one after the other: a database that is `renewed` for each. Compiled statements stay."""
 
-    fresh: Callable[[Path], str]
+    engine: Engine
+    renewed: Callable[[], None]
     regional: Regional
 
 
@@ -195,7 +210,7 @@ class Machine(RuleBasedStateMachine):
         memory = Path("/dev/shm")
         root = memory if memory.is_dir() else None
         self.folder = Path(self.closing.enter_context(tempfile.TemporaryDirectory(dir=root)))
-        self.url = world.fresh(self.folder)
+        world.renewed()
         self.clock = StepClock(START)
         self.encoder = StubEncoder()
         self.objects = ObjectMemory(key=bytes(32))
@@ -211,9 +226,10 @@ class Machine(RuleBasedStateMachine):
 
     def begin(self) -> None:
         """Processes start: nothing is left of earlier ones but the database, the bank's books, the station and the objects."""
-        self.store = MortalStore(self.url, Sealer(MASTER), random=Random(self.refs).randbytes).open()
+        self.store = MortalStore(self.world.engine, random=Random(self.refs).randbytes)
+        self.store.open()
         self.ledger = Ledger(self.folder / "bank.db")
-        self.wire = Wire(self.bank())
+        self.wire = Wire(self.bank(), self.written)
         calendar = ChineseCalendar()
         context = Context(
             store=self.store, clock=self.clock, policies=load_policies(), calendar=calendar, objects=self.objects
@@ -242,6 +258,11 @@ class Machine(RuleBasedStateMachine):
         shares = {"close_declined": 1.0, "decline": 1.0} if mishap == "decline" else {mishap: 1.0} if mishap else {}
         faults = Faults(**shares, late_s=90.0)
         return SimulatedBank(self.ledger, faults=faults, clock=self.clock, random=Random(1), sleep=lambda _: None)
+
+    def written(self) -> set[str]:
+        """The keys of all instructions that are committed."""
+        with self.world.engine.connect() as conn:
+            return set(conn.execute(select(t.external_calls.c.key)).scalars())
 
     def end(self) -> None:
         self.store.close()
@@ -288,8 +309,10 @@ class Machine(RuleBasedStateMachine):
         self.compare()
         return done
 
-    def chosen(self, what: Sequence[Any], pick: int) -> Any:
-        return what[pick % len(what)]
+    def chosen(self, wanted: Sequence[Any], pick: int, others: Sequence[Any] = ()) -> Any:
+        """One of what is wanted; of the others where nothing is, and one time in four anyway."""
+        pool = others if others and (not wanted or pick % 4 == 3) else wanted
+        return pool[pick % len(pool)]
 
     def cards(self, *custodies: str) -> list[Card]:
         return [c for c in self.model.cards.values() if not custodies or c.at[0] in custodies]
@@ -354,6 +377,12 @@ class Machine(RuleBasedStateMachine):
                 select(t.hand_overs.c.card_id).where(t.hand_overs.c.reverted_at.is_(None))
             ).scalars()
             handed = Counter(standing)
+            running = tx.conn.execute(
+                select(t.applications.c.status)
+                .join(t.timers, t.timers.c.application_id == t.applications.c.id)
+                .where(t.timers.c.fired_at.is_(None), t.timers.c.cancelled_at.is_(None))
+            ).scalars()
+            assert not set(running) & set(OVER), "a clock runs of what has ended"
             assert stock.ledger_balance(tx) == stock.balance(tx)
         assert by_row == by_event
         assert sum(by_row.values()) == len(seen.cards) == verified.cards
@@ -403,22 +432,22 @@ class Machine(RuleBasedStateMachine):
             )
 
     @initialize(
-        people=st.lists(st.integers(1, PEOPLE), min_size=1, max_size=4, unique=True),
+        people=st.lists(st.integers(1, PEOPLE), min_size=2, max_size=4, unique=True),
         outlet=st.integers(0, 1),
-        far=st.integers(0, 5),
+        far=st.sampled_from((4, 3, 2, 1, 5, 4, 3, 2)),
     )
     def a_line_at_work(self, people: list[int], outlet: int, far: int) -> None:
         """Some cards are on their way, or wait to be collected."""
         self.take(people, outlet)
-        if far:
-            self.work()
+        self.work()
         if far > 1:
             self.to_outlets(receive=far > 2)
         if far > 3:
             for card in self.cards("outlet"):
                 self.give_notice(card)
         if far > 4:
-            self.pass_time(timedelta(days=200))
+            for card in self.cards("outlet")[1:]:
+                self.hand_over(card)
 
     @rule(people=st.lists(st.integers(1, PEOPLE), min_size=1, max_size=3, unique=True), outlet=st.integers(0, 1))
     def take_in(self, people: list[int], outlet: int) -> None:
@@ -431,13 +460,17 @@ class Machine(RuleBasedStateMachine):
         stage, station = self.line.stages["personalisation"], self.encoder.station
         run_stage.reconcile(self.context, stage, worker="w1", station=station, limit=50)
 
+    def ready(self) -> set[tuple[str, str]]:
+        """Stages that have something to do, and whether it is their work or what a dead process left."""
+        a = t.applications.c
+        query = select(a.stage, a.work).where(a.work.in_(("ready", "reconcile"))).distinct()
+        with self.store.transaction() as tx:
+            return {(row.stage, row.work) for row in tx.conn.execute(query)}
+
     def work(self) -> bool:
         """The line and the desk go on until nothing is ready; whether there was anything."""
-        a = t.applications.c
         for n in range(60):
-            with self.store.transaction() as tx:
-                query = select(a.stage, a.work).where(a.work.in_(("ready", "reconcile"))).distinct()
-                ready = {tuple(row) for row in tx.conn.execute(query)}
+            ready = self.ready()
             for stage in STAGES:
                 if (stage, "ready") in ready:
                     self.step(stage)
@@ -453,14 +486,17 @@ class Machine(RuleBasedStateMachine):
                 return n > 0
         raise AssertionError("the line does not come to rest")
 
+    @precondition(lambda self: any(a.status in (*MAKING, "dispatch") for a in self.model.apps.values()))
     @rule(
-        stage=st.sampled_from(STAGES),
+        pick=picks,
         mishap=st.sampled_from(MISHAPS),
         dies=st.sampled_from(DEATHS),
         at=st.sampled_from((None, None, "before", "after")),
         deaf=st.booleans(),
     )
-    def run_a_stage(self, stage: str, mishap: str | None, dies: Any, at: str | None, deaf: bool) -> None:
+    def run_a_stage(self, pick: int, mishap: str | None, dies: Any, at: str | None, deaf: bool) -> None:
+        ready = self.ready()
+        stage = self.chosen([name for name in STAGES if (name, "ready") in ready], pick, STAGES)
         ids = self.line.lease(stage)
         killing = {"before": dies_before, "after": dies_after}[at] if at and stage == "personalisation" else None
         built = self.line.stages[stage]
@@ -472,6 +508,7 @@ class Machine(RuleBasedStateMachine):
         with self.trouble(mishap, deaf=deaf):
             self.work()
 
+    @precondition(lambda self: self.model.accounts)
     @rule(
         mishap=st.sampled_from(MISHAPS),
         dies=st.sampled_from(DEATHS),
@@ -496,7 +533,7 @@ class Machine(RuleBasedStateMachine):
         with self.trouble(dies=dies):
             self.line.sweep()
 
-    @rule(days=st.sampled_from((1, 12, 45, 100, 200, 800)), mishap=st.sampled_from(MISHAPS))
+    @rule(days=st.sampled_from((1, 2, 12, 45, 100, 200, 800)), mishap=st.sampled_from(MISHAPS))
     def days_pass(self, days: int, mishap: str | None) -> None:
         with self.trouble(mishap):
             self.pass_time(timedelta(days=days))
@@ -514,10 +551,11 @@ class Machine(RuleBasedStateMachine):
             late = app.status in WAITING and app.due is not None and app.due < now - CLOSED_TO_ALL
             assert not late, "a card was not called back in time"
 
-    @precondition(lambda self: self.model.apps)
+    @precondition(lambda self: any(app.status in MAKING for app in self.model.apps.values()))
     @rule(pick=picks, dies=st.sampled_from(ACT_DEATHS))
     def cancel(self, pick: int, dies: Any) -> None:
-        app = self.chosen(list(self.model.apps.values()), pick)
+        apps = list(self.model.apps.values())
+        app = self.chosen([app for app in apps if app.status in MAKING], pick, apps)
         with self.store.transaction() as tx:
             begun = bool(stock.reserved(tx, [app.id]))
         verdict = "too-late" if begun else self.model.cancel(app)
@@ -542,16 +580,17 @@ class Machine(RuleBasedStateMachine):
 
     # ---- boxes on their way
 
-    @precondition(lambda self: self.boxes("packing", "sealed", "shipped"))
+    @precondition(lambda self: any(self.model.inside(box) for box in self.boxes("packing")))
     @rule(pick=picks, dies=st.sampled_from(ACT_DEATHS))
     def seal(self, pick: int, dies: Any) -> None:
-        box = self.chosen(self.boxes("packing", "sealed", "shipped"), pick)
+        box = self.chosen(self.boxes("packing"), pick, list(self.model.boxes.values()))
         self.act(self.model.seal(box), lambda: bundles.seal_now(self.context, box.id, actor="packer"), dies)
 
-    @precondition(lambda self: self.boxes("sealed", "shipped", "packing"))
-    @rule(pick=picks, carrier=st.sampled_from(("courier", "courier", "packer")), dies=st.sampled_from(ACT_DEATHS))
+    @precondition(lambda self: self.boxes("sealed"))
+    @rule(pick=picks, carrier=st.sampled_from((*["courier"] * 5, "packer")), dies=st.sampled_from(ACT_DEATHS))
     def ship(self, pick: int, carrier: str, dies: Any) -> None:
-        self.give_to_courier(self.chosen(self.boxes("sealed") or self.boxes("shipped", "packing"), pick), carrier, dies)
+        box = self.chosen(self.boxes("sealed"), pick, list(self.model.boxes.values()))
+        self.give_to_courier(box, carrier, dies)
 
     def give_to_courier(self, box: Box, carrier: str = "courier", dies: Any = None) -> None:
         self.act(
@@ -566,14 +605,14 @@ class Machine(RuleBasedStateMachine):
         fates=st.lists(st.sampled_from(("there", "there", "missing", "damaged")), min_size=3, max_size=3),
         extra=st.sampled_from((None, None, "strange", "ours", "ours")),
         which=picks,
-        seal=st.sampled_from(("right", "right", "right", "right", "broken", "other")),
-        actor=st.sampled_from(("clerk", "clerk", "clerk", "courier")),
+        seal=st.sampled_from((*["right"] * 6, "broken", "other")),
+        actor=st.sampled_from((*["clerk"] * 7, "courier")),
         dies=st.sampled_from(ACT_DEATHS),
     )
     def scan_in(
         self, pick: int, fates: list[str], extra: str | None, which: int, seal: str, actor: str, dies: Any
     ) -> None:
-        box = self.chosen(self.boxes("shipped", "disputed"), pick)
+        box = self.chosen(self.boxes("shipped"), pick, self.boxes("disputed"))
         cards = self.model.under_way(box)
         fate = {card.id: fates[n % len(fates)] for n, card in enumerate(cards)}
         others = [card for card in self.cards() if card.box is not None]
@@ -630,13 +669,15 @@ class Machine(RuleBasedStateMachine):
     @rule(
         pick=picks,
         which=picks,
-        resolution=st.sampled_from(RESOLUTIONS),
-        actor=st.sampled_from(("clerk", "clerk", "clerk", "courier")),
+        how=picks,
+        actor=st.sampled_from((*["clerk"] * 5, "courier")),
         dies=st.sampled_from(ACT_DEATHS),
     )
-    def settle(self, pick: int, which: int, resolution: str, actor: str, dies: Any) -> None:
+    def settle(self, pick: int, which: int, how: int, actor: str, dies: Any) -> None:
         box = self.chosen(self.boxes("disputed"), pick)
-        self.settle_one(box, self.chosen(sorted(box.open), which), resolution, actor, dies)
+        name = self.chosen(sorted(box.open), which)
+        resolution = self.chosen(MAY_SETTLE[box.direction, name[0]], how, RESOLUTIONS)
+        self.settle_one(box, name, resolution, actor, dies)
 
     def settle_one(
         self, box: Box, name: tuple[str, str], resolution: str, actor: str = "clerk", dies: Any = None
@@ -649,15 +690,16 @@ class Machine(RuleBasedStateMachine):
             dies,
         )
 
-    @precondition(lambda self: self.model.boxes)
+    @precondition(lambda self: self.boxes("received", "disputed"))
     @rule(pick=picks, dies=st.sampled_from(ACT_DEATHS))
     def close(self, pick: int, dies: Any) -> None:
-        box = self.chosen(self.boxes("received", "disputed") or list(self.model.boxes.values()), pick)
+        box = self.chosen(self.boxes("received", "disputed"), pick, list(self.model.boxes.values()))
         self.act(self.model.close(box), lambda: bundles.close(self.context, box.id, actor="packer"), dies)
 
-    @rule()
-    def courier(self) -> None:
-        self.to_outlets()
+    @precondition(lambda self: self.boxes("packing", "sealed") or self.boxes("shipped", direction="out"))
+    @rule(arrives=st.booleans())
+    def courier(self, arrives: bool) -> None:
+        self.to_outlets(receive=arrives)
 
     def to_outlets(self, *, receive: bool = True) -> None:
         """Boxes are sealed by time, leave, and come to their outlets whole."""
@@ -670,10 +712,14 @@ class Machine(RuleBasedStateMachine):
 
     # ---- the counter
 
-    @precondition(lambda self: self.model.cards)
-    @rule(pick=picks, dies=st.sampled_from(ACT_DEATHS), elsewhere=st.sampled_from((False, False, False, True)))
+    @precondition(lambda self: any(card.app.status == "delivered" for card in self.cards("outlet")))
+    @rule(pick=picks, dies=st.sampled_from(ACT_DEATHS), elsewhere=st.sampled_from((*[False] * 5, True)))
     def tell(self, pick: int, dies: Any, elsewhere: bool) -> None:
-        self.give_notice(self.chosen(self.cards("outlet") or self.cards(), pick), dies, elsewhere=elsewhere)
+        untold = [card for card in self.cards("outlet") if card.app.status == "delivered"]
+        self.give_notice(self.chosen(untold, pick, self.cards()), dies, elsewhere=elsewhere)
+
+    def to_collect(self) -> list[Card]:
+        return [card for card in self.cards("outlet") if card.app.status in (*WAITING, *OVERDUE)]
 
     def outlet_of(self, card: Card, *, elsewhere: bool = False) -> str:
         here = card.giver[1] if card.giver else card.at[1] if card.at[0] == "outlet" else card.app.outlet
@@ -687,15 +733,29 @@ class Machine(RuleBasedStateMachine):
             dies,
         )
 
-    @precondition(lambda self: self.model.cards)
+    @precondition(to_collect)
     @rule(
         pick=picks,
-        by=st.sampled_from(("holder", "holder", "proxy")),
-        slip=st.sampled_from((None, None, None, "serial", "receipt", "papers", "elsewhere")),
+        by=st.sampled_from(("holder", "proxy")),
+        slip=st.sampled_from((*[None] * 6, "serial", "receipt", "papers", "elsewhere")),
         dies=st.sampled_from(ACT_DEATHS),
     )
     def collect(self, pick: int, by: str, slip: str | None, dies: Any) -> None:
-        self.hand_over(self.chosen(self.cards("outlet", "holder") or self.cards(), pick), by, slip, dies)
+        self.hand_over(self.chosen(self.to_collect(), pick, self.cards()), by, slip, dies)
+
+    @precondition(to_collect)
+    @rule(pick=picks)
+    def collect_and_undo(self, pick: int) -> None:
+        """The clerk sees at once that it was a slip."""
+        card = self.chosen(self.to_collect(), pick)
+        self.hand_over(card)
+        if card.at == HOLDER:
+            self.take_back(self.model.handed[-1])
+
+    @precondition(lambda self: self.cards("holder"))
+    @rule(pick=picks, slip=st.sampled_from((None, None, "serial", "elsewhere")))
+    def collect_twice(self, pick: int, slip: str | None) -> None:
+        self.hand_over(self.chosen(self.cards("holder"), pick), slip=slip)
 
     def hand_over(self, card: Card, by: str = "holder", slip: str | None = None, dies: Any = None) -> None:
         outlet = self.outlet_of(card, elsewhere=slip == "elsewhere")
@@ -733,12 +793,15 @@ class Machine(RuleBasedStateMachine):
     @rule(
         pick=picks,
         wait=st.sampled_from((0, 3, 6)),
-        elsewhere=st.sampled_from((False, False, True)),
+        elsewhere=st.sampled_from((*[False] * 5, True)),
         dies=st.sampled_from(ACT_DEATHS),
     )
     def undo(self, pick: int, wait: int, elsewhere: bool, dies: Any) -> None:
-        handed = self.chosen(self.model.handed[-3:], pick)
+        handed = self.chosen(self.model.handed[-1:], pick, self.model.handed)
         self.clock.advance(timedelta(minutes=wait))
+        self.take_back(handed, elsewhere=elsewhere, dies=dies)
+
+    def take_back(self, handed: HandOver, *, elsewhere: bool = False, dies: Any = None) -> None:
         outlet = "out_99999901" if elsewhere else handed.place[1]
         self.act(
             self.model.revert(handed, outlet, self.clock.now()),
@@ -748,10 +811,10 @@ class Machine(RuleBasedStateMachine):
 
     # ---- the way back
 
-    @precondition(lambda self: self.model.cards)
+    @precondition(to_collect)
     @rule(pick=picks, reason=st.sampled_from(REASONS), dies=st.sampled_from(ACT_DEATHS))
     def ask_back(self, pick: int, reason: Any, dies: Any) -> None:
-        card = self.chosen(self.cards("outlet", "holder") or self.cards(), pick)
+        card = self.chosen(self.to_collect(), pick, self.cards())
         outlet = self.outlet_of(card)
         self.act(
             self.model.ask_back(card, outlet, reason),
@@ -759,15 +822,15 @@ class Machine(RuleBasedStateMachine):
             dies,
         )
 
-    @precondition(lambda self: self.cards("outlet"))
+    @precondition(lambda self: self.going_back())
     @rule(
         pick=picks,
         whole=st.booleans(),
-        carrier=st.sampled_from(("courier", "courier", "clerk")),
+        carrier=st.sampled_from((*["courier"] * 5, "clerk")),
         dies=st.sampled_from(ACT_DEATHS),
     )
     def send_back(self, pick: int, whole: bool, carrier: str, dies: Any) -> None:
-        first = self.chosen(self.going_back() or self.cards("outlet"), pick)
+        first = self.chosen(self.going_back(), pick, self.cards("outlet"))
         cards = [c for c in self.going_back() if c.at == first.at] if whole else [first]
         self.return_cards(cards or [first], carrier, dies)
 
@@ -799,7 +862,7 @@ class Machine(RuleBasedStateMachine):
         for box in self.boxes("shipped", direction="back"):
             self.receive(box)
 
-    @precondition(lambda self: self.model.cards)
+    @precondition(lambda self: any(app.status == "returned" for app in self.model.apps.values()))
     @rule(pick=picks, outlet=st.integers(0, 1), dies=st.sampled_from(ACT_DEATHS))
     def reissue(self, pick: int, outlet: int, dies: Any) -> None:
         app = self.returned(pick)
@@ -810,7 +873,7 @@ class Machine(RuleBasedStateMachine):
             dies,
         )
 
-    @precondition(lambda self: self.model.cards)
+    @precondition(lambda self: any(app.status == "returned" for app in self.model.apps.values()))
     @rule(pick=picks, dies=st.sampled_from(ACT_DEATHS))
     def remake(self, pick: int, dies: Any) -> None:
         app = self.returned(pick)
@@ -822,7 +885,7 @@ class Machine(RuleBasedStateMachine):
 
     def returned(self, pick: int) -> App:
         apps = list(self.model.apps.values())
-        return self.chosen([app for app in apps if app.status == "returned"] or apps, pick)
+        return self.chosen([app for app in apps if app.status == "returned"], pick, apps)
 
     @precondition(lambda self: self.cards("lost"))
     @rule(pick=picks, dies=st.sampled_from(ACT_DEATHS))
@@ -834,10 +897,13 @@ class Machine(RuleBasedStateMachine):
             dies,
         )
 
-    @precondition(lambda self: self.model.cards)
+    def stored(self) -> list[Card]:
+        return [c for c in self.cards("centre") if c.status == "voided" or c.app.status == "returned"]
+
+    @precondition(stored)
     @rule(pick=picks, named=st.booleans(), dies=st.sampled_from(ACT_DEATHS))
     def list_for_destruction(self, pick: int, named: bool, dies: Any) -> None:
-        self.list_cards([self.chosen(self.cards("centre") or self.cards(), pick)] if named else None, dies)
+        self.list_cards([self.chosen(self.stored(), pick, self.cards())] if named else None, dies)
 
     def list_cards(self, cards: list[Card] | None, dies: Any = None) -> None:
         now = self.clock.now()
@@ -861,7 +927,7 @@ class Machine(RuleBasedStateMachine):
             self.model.saw_list(row.id, wanted)
 
     @precondition(lambda self: self.model.lists)
-    @rule(pick=picks, witness=st.sampled_from(("auditor", "auditor", "storekeeper")), dies=st.sampled_from(ACT_DEATHS))
+    @rule(pick=picks, witness=st.sampled_from((*["auditor"] * 4, "storekeeper")), dies=st.sampled_from(ACT_DEATHS))
     def destroy(self, pick: int, witness: str, dies: Any) -> None:
         self.destroy_list(self.chosen(sorted(self.model.lists)[::-1], pick), witness, dies)
 
@@ -889,13 +955,26 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.model.cards)
     @rule(
         pick=picks,
-        operation=st.sampled_from(
-            ("freeze_financial", "freeze_financial", "release_financial", "release_financial", "close_account")
-        ),
+        operation=st.sampled_from(("close_account", "freeze_financial", "release_financial")),
         dies=st.sampled_from(ACT_DEATHS),
     )
     def instruct(self, pick: int, operation: str, dies: Any) -> None:
-        card = self.chosen(self.cards(), pick)
+        self.tell_bank(self.chosen(self.cards(), pick), operation, dies)
+
+    @precondition(lambda self: self.cards("holder", "outlet"))
+    @rule(pick=picks, dies=st.sampled_from(ACT_DEATHS))
+    def freeze_or_release(self, pick: int, dies: Any) -> None:
+        """Who lost a card has its account frozen; who found it again has it released."""
+        card = self.chosen(self.cards("holder", "outlet"), pick)
+        frozen = card.account is not None and card.account.may("freeze_financial") == "told-already"
+        self.tell_bank(card, "release_financial" if frozen else "freeze_financial", dies)
+
+    @precondition(lambda self: self.cards("holder"))
+    @rule(pick=picks, dies=st.sampled_from(ACT_DEATHS))
+    def end_account(self, pick: int, dies: Any) -> None:
+        self.tell_bank(self.chosen(self.cards("holder"), pick), "close_account", dies)
+
+    def tell_bank(self, card: Card, operation: str, dies: Any) -> None:
         tell = {
             "freeze_financial": accounts.freeze,
             "release_financial": accounts.release,
@@ -1038,42 +1117,51 @@ class Machine(RuleBasedStateMachine):
             stands = account.stands()
             if "close_account" in stands:
                 del stands[stands.index("close_account") + 1 :]
-            told = [op for n, op in enumerate(stands) if op != "card_produced" or op not in stands[:n]]
-            assert list(self.ledger.history(kept.account_ref)) == ["open_account", *told]
+            opened, *told = self.ledger.history(kept.account_ref)
+            assert opened == "open_account"
+            assert [op for op in told if op != "bind_card"] == stands
+            numbers = [self.bank_number(seen.cards[c.id]) for c in self.model.cards.values() if c.account is account]
+            assert len(numbers) == len(set(numbers)) <= 1 + told.count("bind_card"), "two cards have one number"
+
+    def bank_number(self, card: Any) -> str:
+        with self.store.transaction() as tx:
+            return number_of_card(tx, card.id, card.sealed)
 
 
 # --------------------------------------------------------------------------------------------------------- both databases
 
 
 @pytest.fixture
-def sqlite_world(sqlite_url: str, tmp_path: Path, regional: Regional) -> World:
-    """A file is copied for each example."""
+def sqlite_world(sqlite_url: str, regional: Regional) -> Iterator[World]:
+    """A file is written over for each example."""
     store = Store(sqlite_url, Sealer(MASTER))
     store.migrate(now=SystemClock().now())
     store.close()
-    template = tmp_path / "zhika.db"
+    file = Path(str(store.engine.url.database))
+    template = file.read_bytes()
 
-    def fresh(folder: Path) -> str:
-        shutil.copy(template, folder / "zhika.db")
-        return f"sqlite:///{folder / 'zhika.db'}"
+    def renewed() -> None:
+        for leftover in file.parent.glob(f"{file.name}-*"):
+            leftover.unlink()
+        file.write_bytes(template)
 
-    return World(fresh, regional)
+    yield World(store.engine, renewed, regional)
+    store.close()
 
 
 @pytest.fixture
-def postgres_world(emptied_postgres: str, regional: Regional) -> World:
+def postgres_world(emptied_postgres: str, regional: Regional) -> Iterator[World]:
     """The tables are emptied for each example; the data key stays."""
     store = Store(emptied_postgres, Sealer(MASTER))
     store.migrate(now=SystemClock().now())
-    store.close()
     names = ", ".join(f'"{table.name}"' for table in t.metadata.sorted_tables if table is not t.data_keys)
 
-    def fresh(_: Path) -> str:
+    def renewed() -> None:
         with psycopg.connect(emptied_postgres, autocommit=True) as conn:
             conn.execute(f"TRUNCATE {names} RESTART IDENTITY CASCADE")
-        return emptied_postgres
 
-    return World(fresh, regional)
+    yield World(store.engine, renewed, regional)
+    store.close()
 
 
 def drive(world: World, *, examples: int, steps: int) -> None:
