@@ -70,7 +70,6 @@ from pipeline.store.engine import Store, Tx
 from pipeline.store.sealing import Sealer
 from tests.conftest import MASTER
 from tests.support.model import (
-    HOLDER,
     MAKING,
     MAY_SETTLE,
     OVER,
@@ -100,7 +99,11 @@ DEATHS = (None, None, None, *((n, committed) for n in range(3) for committed in 
 """Which transaction from now on is the process's last, and whether it is committed."""
 ACT_DEATHS = (None, None, None, None, (0, False), (0, True))
 REASONS = ("uncollected", "recalled", "misrouted", "damaged", "refused", "wrong_data", "unreadable")
+FLAWS = (None, None, "missing", "damaged")
+"""What may be wrong with one card of a bundle that arrives."""
 RESOLUTIONS = ("arrived", "lost", "sent_back", "forwarded", "not_ours", "accepted")
+IN_MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""Where files lie whose disk is not what is tested."""
 CLOSED_TO_ALL = timedelta(minutes=11)
 """By then every lease of a dead process is over."""
 
@@ -128,7 +131,7 @@ class MortalStore(Store):
     dies: tuple[int, bool] | None = None
 
     def __init__(self, engine: Engine, *, random: Callable[[int], bytes]) -> None:
-        super().__init__("sqlite://", Sealer(MASTER), random=random)
+        super().__init__(engine.url.render_as_string(hide_password=False), Sealer(MASTER), random=random)
         self.engine = engine
 
     @contextmanager
@@ -146,17 +149,18 @@ class MortalStore(Store):
 class Wire:
     """What lies between us and the bank: it can be deaf to questions, and our process can die before or after a call.
 
-    Nothing passes whose intent is not `written` down, for others to read too.
+    Nothing may pass whose intent is not `written` down for others to read; `strange` are the keys that did.
     """
 
     def __init__(self, bank: SimulatedBank, written: Callable[[], set[str]]) -> None:
         self.bank = bank
         self.written = written
+        self.strange: set[Key] = set()
         self.dies: str | None = None
         self.deaf = False
 
     def submit(self, instructions: Sequence[Instruction], *, deadline: datetime) -> Mapping[Key, Any]:
-        assert {i.key for i in instructions} <= self.written(), "the bank was told before that was written down"
+        self.strange |= {i.key for i in instructions} - self.written()
         if self.dies == "before":
             raise Killed
         answers = self.bank.submit(instructions, deadline=deadline)
@@ -165,7 +169,7 @@ class Wire:
         return answers
 
     def find(self, keys: Sequence[Key], *, deadline: datetime) -> Mapping[Key, Any]:
-        assert set(keys) <= self.written(), "the bank was asked about what it was never to be told"
+        self.strange |= set(keys) - self.written()
         if self.deaf:
             return {key: TransientError() for key in keys}
         return self.bank.find(keys, deadline=deadline)
@@ -207,9 +211,7 @@ class Machine(RuleBasedStateMachine):
         super().__init__()
         self.world = world
         self.closing = ExitStack()
-        memory = Path("/dev/shm")
-        root = memory if memory.is_dir() else None
-        self.folder = Path(self.closing.enter_context(tempfile.TemporaryDirectory(dir=root)))
+        self.folder = Path(self.closing.enter_context(tempfile.TemporaryDirectory(dir=IN_MEMORY)))
         world.renewed()
         self.clock = StepClock(START)
         self.encoder = StubEncoder()
@@ -218,6 +220,7 @@ class Machine(RuleBasedStateMachine):
         self.people: dict[str, int] = {}
         self.refs = 0
         self.keys = 0
+        self.losing = False
         self.begin()
         for kind, name in (("ssc2", "BL"), ("ssc2-social", "BS")):
             self.line.supply(*(f"{name}{n:04d}" for n in range(1, BLANKS + 1)), blank_type=kind)
@@ -384,6 +387,7 @@ class Machine(RuleBasedStateMachine):
             ).scalars()
             assert not set(running) & set(OVER), "a clock runs of what has ended"
             assert stock.ledger_balance(tx) == stock.balance(tx)
+        assert not self.wire.strange, "the bank was told, or asked about, what was never written down"
         assert by_row == by_event
         assert sum(by_row.values()) == len(seen.cards) == verified.cards
         assert verified.faults == 0, verified.broken
@@ -434,24 +438,40 @@ class Machine(RuleBasedStateMachine):
     @initialize(
         people=st.lists(st.integers(1, PEOPLE), min_size=2, max_size=4, unique=True),
         outlet=st.integers(0, 1),
-        far=st.sampled_from((4, 3, 2, 1, 5, 4, 3, 2)),
+        far=st.sampled_from((4, 3, 2, 1, 4, 3)),
+        collected=st.integers(0, 3),
+        flaw=st.sampled_from(FLAWS),
+        losing=st.booleans(),
     )
-    def a_line_at_work(self, people: list[int], outlet: int, far: int) -> None:
-        """Some cards are on their way, or wait to be collected."""
+    def a_line_at_work(
+        self, people: list[int], outlet: int, far: int, collected: int, flaw: str | None, losing: bool
+    ) -> None:
+        """Some cards are on their way, wait to be collected, or are in people's hands.
+
+        `losing`: at the end one more card of each bundle that goes back is lost.
+        """
+        self.losing = losing
         self.take(people, outlet)
         self.work()
         if far > 1:
-            self.to_outlets(receive=far > 2)
+            self.to_outlets(receive=far > 2, flaw=flaw)
         if far > 3:
-            for card in self.cards("outlet"):
+            for card in self.to_collect():
                 self.give_notice(card)
-        if far > 4:
-            for card in self.cards("outlet")[1:]:
+            for card in self.to_collect()[:collected]:
                 self.hand_over(card)
 
     @rule(people=st.lists(st.integers(1, PEOPLE), min_size=1, max_size=3, unique=True), outlet=st.integers(0, 1))
     def take_in(self, people: list[int], outlet: int) -> None:
         self.take(people, outlet)
+
+    @precondition(lambda self: self.cards("holder"))
+    @rule(pick=picks, outlet=st.integers(0, 1), made=st.booleans())
+    def apply_again(self, pick: int, outlet: int, made: bool) -> None:
+        """Whoever has a card applies for the next one: it is bound to the account that is there (KL-10)."""
+        self.take([self.chosen(self.cards("holder"), pick).app.person], outlet)
+        if made:
+            self.work()
 
     def step(self, stage: str) -> None:
         run_stage.run(self.context, self.line.stages[stage], self.line.lease(stage), worker="w1")
@@ -519,7 +539,20 @@ class Machine(RuleBasedStateMachine):
         with self.trouble(mishap, dies=dies, wire=at, deaf=deaf):
             bank_desk.run(self.context, lambda _: self.wire)
 
-    @rule(dies=st.sampled_from(DEATHS))
+    @rule(
+        by=st.sampled_from([timedelta(minutes=m) for m in (1, 4, 20)]),
+        dies=st.sampled_from(DEATHS),
+        starts=st.booleans(),
+    )
+    def minutes_pass(self, by: timedelta, dies: Any, starts: bool) -> None:
+        """The timers look round; or all processes end and start again."""
+        self.clock.advance(by)
+        if starts:
+            self.restart(dies)
+            return
+        with self.trouble(dies=dies):
+            self.line.sweep()
+
     def restart(self, dies: Any) -> None:
         self.end()
         self.begin()
@@ -527,13 +560,7 @@ class Machine(RuleBasedStateMachine):
             sweep.take_over(self.context, "personalisation", self.encoder.station)
             self.recover()
 
-    @rule(by=st.sampled_from([timedelta(minutes=m) for m in (1, 4, 20)]), dies=st.sampled_from(DEATHS))
-    def minutes_pass(self, by: timedelta, dies: Any) -> None:
-        self.clock.advance(by)
-        with self.trouble(dies=dies):
-            self.line.sweep()
-
-    @rule(days=st.sampled_from((1, 2, 12, 45, 100, 200, 800)), mishap=st.sampled_from(MISHAPS))
+    @rule(days=st.sampled_from((1, 2, 12, 100, 200, 800)), mishap=st.sampled_from(MISHAPS))
     def days_pass(self, days: int, mishap: str | None) -> None:
         with self.trouble(mishap):
             self.pass_time(timedelta(days=days))
@@ -697,18 +724,22 @@ class Machine(RuleBasedStateMachine):
         self.act(self.model.close(box), lambda: bundles.close(self.context, box.id, actor="packer"), dies)
 
     @precondition(lambda self: self.boxes("packing", "sealed") or self.boxes("shipped", direction="out"))
-    @rule(arrives=st.booleans())
-    def courier(self, arrives: bool) -> None:
-        self.to_outlets(receive=arrives)
+    @rule(arrives=st.booleans(), flaw=st.sampled_from(FLAWS))
+    def courier(self, arrives: bool, flaw: str | None) -> None:
+        self.to_outlets(receive=arrives, flaw=flaw)
 
-    def to_outlets(self, *, receive: bool = True) -> None:
-        """Boxes are sealed by time, leave, and come to their outlets whole."""
+    def to_outlets(self, *, receive: bool = True, flaw: str | None = None) -> None:
+        """Boxes are sealed by time, leave, and come to their outlets."""
         self.pass_time(timedelta(hours=5))
         for box in self.boxes("sealed"):
             self.give_to_courier(box)
         if receive:
             for box in self.boxes("shipped", direction="out"):
-                self.receive(box)
+                self.receive_with(box, flaw)
+
+    def receive_with(self, box: Box, flaw: str | None) -> None:
+        first = self.model.under_way(box)[:1]
+        self.receive(box, missing=first if flaw == "missing" else (), damaged=first if flaw == "damaged" else ())
 
     # ---- the counter
 
@@ -738,18 +769,12 @@ class Machine(RuleBasedStateMachine):
         pick=picks,
         by=st.sampled_from(("holder", "proxy")),
         slip=st.sampled_from((*[None] * 6, "serial", "receipt", "papers", "elsewhere")),
+        undone=st.sampled_from((False, False, False, True)),
         dies=st.sampled_from(ACT_DEATHS),
     )
-    def collect(self, pick: int, by: str, slip: str | None, dies: Any) -> None:
-        self.hand_over(self.chosen(self.to_collect(), pick, self.cards()), by, slip, dies)
-
-    @precondition(to_collect)
-    @rule(pick=picks)
-    def collect_and_undo(self, pick: int) -> None:
-        """The clerk sees at once that it was a slip."""
-        card = self.chosen(self.to_collect(), pick)
-        self.hand_over(card)
-        if card.at == HOLDER:
+    def collect(self, pick: int, by: str, slip: str | None, undone: bool, dies: Any) -> None:
+        card = self.chosen(self.to_collect(), pick, self.cards())
+        if self.hand_over(card, by, slip, dies) and undone:
             self.take_back(self.model.handed[-1])
 
     @precondition(lambda self: self.cards("holder"))
@@ -757,7 +782,7 @@ class Machine(RuleBasedStateMachine):
     def collect_twice(self, pick: int, slip: str | None) -> None:
         self.hand_over(self.chosen(self.cards("holder"), pick), slip=slip)
 
-    def hand_over(self, card: Card, by: str = "holder", slip: str | None = None, dies: Any = None) -> None:
+    def hand_over(self, card: Card, by: str = "holder", slip: str | None = None, dies: Any = None) -> bool:
         outlet = self.outlet_of(card, elsewhere=slip == "elsewhere")
         self.keys += 1
         key = f"K-{self.keys}"
@@ -785,9 +810,11 @@ class Machine(RuleBasedStateMachine):
             receipt=slip != "receipt",
             papers=by == "holder" or slip != "papers",
         )
-        if self.act(verdict, lambda: counter.hand_over(self.context, card.id, **told), dies):
-            # Whoever lost the answer tells the same again and gets the same one.
-            self.model.handed[-1].id = counter.hand_over(self.context, card.id, **told)
+        if not self.act(verdict, lambda: counter.hand_over(self.context, card.id, **told), dies):
+            return False
+        # Whoever lost the answer tells the same again and gets the same one.
+        self.model.handed[-1].id = counter.hand_over(self.context, card.id, **told)
+        return True
 
     @precondition(lambda self: self.model.handed)
     @rule(
@@ -848,19 +875,19 @@ class Machine(RuleBasedStateMachine):
         )
 
     @precondition(lambda self: self.going_back())
-    @rule()
-    def bring_back(self) -> None:
-        """All that is to go back goes back, and arrives whole."""
-        self.clear_outlets()
+    @rule(flaw=st.sampled_from(FLAWS))
+    def bring_back(self, flaw: str | None) -> None:
+        """All that is to go back goes back, and arrives."""
+        self.clear_outlets(flaw)
 
-    def clear_outlets(self) -> None:
+    def clear_outlets(self, flaw: str | None = None) -> None:
         by_outlet: dict[str, list[Card]] = defaultdict(list)
         for card in self.going_back():
             by_outlet[card.at[1]].append(card)
         for cards in by_outlet.values():
             self.return_cards(cards)
         for box in self.boxes("shipped", direction="back"):
-            self.receive(box)
+            self.receive_with(box, flaw)
 
     @precondition(lambda self: any(app.status == "returned" for app in self.model.apps.values()))
     @rule(pick=picks, outlet=st.integers(0, 1), dies=st.sampled_from(ACT_DEATHS))
@@ -1049,11 +1076,13 @@ class Machine(RuleBasedStateMachine):
             busy = True
         for box in self.boxes("disputed"):
             for name in sorted(box.open):
-                assert any(self.tried(box, name, resolution) for resolution in RESOLUTIONS), "a difference stays open"
+                assert any(self.tried(box, name, resolution) for resolution in reversed(RESOLUTIONS)), (
+                    "a difference stays open"
+                )
             busy = True
         if self.going_back():
-            self.clear_outlets()
-            busy = True
+            self.clear_outlets("missing" if self.losing else None)
+            self.losing, busy = False, True
         for card in self.cards("outlet"):
             if card.app.status == "delivered":
                 self.give_notice(card)
@@ -1132,21 +1161,22 @@ class Machine(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def sqlite_world(sqlite_url: str, regional: Regional) -> Iterator[World]:
+def sqlite_world(regional: Regional) -> Iterator[World]:
     """A file is written over for each example."""
-    store = Store(sqlite_url, Sealer(MASTER))
-    store.migrate(now=SystemClock().now())
-    store.close()
-    file = Path(str(store.engine.url.database))
-    template = file.read_bytes()
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY) as folder:
+        file = Path(folder) / "zhika.db"
+        store = Store(f"sqlite:///{file}", Sealer(MASTER))
+        store.migrate(now=SystemClock().now())
+        store.close()
+        template = file.read_bytes()
 
-    def renewed() -> None:
-        for leftover in file.parent.glob(f"{file.name}-*"):
-            leftover.unlink()
-        file.write_bytes(template)
+        def renewed() -> None:
+            for leftover in file.parent.glob(f"{file.name}-*"):
+                leftover.unlink()
+            file.write_bytes(template)
 
-    yield World(store.engine, renewed, regional)
-    store.close()
+        yield World(store.engine, renewed, regional)
+        store.close()
 
 
 @pytest.fixture
@@ -1180,8 +1210,8 @@ def drive(world: World, *, examples: int, steps: int) -> None:
 
 
 def test_bank_and_custody_agree_with_their_model_on_sqlite(sqlite_world: World) -> None:
-    drive(sqlite_world, examples=10, steps=30)
+    drive(sqlite_world, examples=9, steps=60)
 
 
 def test_bank_and_custody_agree_with_their_model_on_postgresql(postgres_world: World) -> None:
-    drive(postgres_world, examples=3, steps=25)
+    drive(postgres_world, examples=4, steps=40)

@@ -158,6 +158,11 @@ class HandOver:
     reverted: bool = False
 
 
+def made_again(card: Card | None) -> str:
+    """Where an application goes for its next card: the number that the bank gave a card ends with that card (KL-10)."""
+    return "personalisation" if card is not None and card.account is None else "account"
+
+
 def day_end(day: date) -> datetime:
     return datetime.combine(day, time(23, 59, 59), tzinfo=CHINA)
 
@@ -224,7 +229,7 @@ class Model:
 
     def _make_again(self, card: Card) -> None:
         card.status = "voided"
-        card.app.status, card.app.ending = "personalisation", None
+        card.app.status, card.app.ending = made_again(card), None
         self._stop(card.app)
 
     def _come_back(self, card: Card, ending: str, now: datetime) -> None:
@@ -633,7 +638,7 @@ class Model:
         def effect(_: datetime) -> None:
             if card is not None:
                 card.status = "voided"
-            app.status, app.ending, app.storage_until = "personalisation", None, None
+            app.status, app.ending, app.storage_until = made_again(card), None, None
 
         return effect
 
@@ -723,7 +728,7 @@ class Model:
         if was == row.status:
             return
         if was in MAKING:
-            may = row.status in (*MAKING, *STOPPED, "dispatch", "rejected")
+            may = row.status in (*MAKING[MAKING.index(was) :], *STOPPED, "dispatch", "rejected")
         else:
             rung = app.due is not None and app.due <= now and was in WAITING
             may = (rung and row.status in OVERDUE) or (was, row.status) == ("uncollected", "recalled")
