@@ -401,7 +401,15 @@ def made(bench: Bench) -> Iterator[Made]:
     with cli(directory, **settings) as zhika, simulated(zhika, *slots, "--serial", "00000001"):
         bank = f"127.0.0.1:{free_port()}"
         process = zhika.start(
-            "up", "--ready-file", "ready", "--bank-bind", bank, "--blanks", "0", stdout=directory / "out"
+            "up",
+            "--no-outlets",
+            "--ready-file",
+            "ready",
+            "--bank-bind",
+            bank,
+            "--blanks",
+            "0",
+            stdout=directory / "out",
         )
         ready(directory / "ready", process, told=zhika.said)
         (directory / "blanks").write_text("00000001\n00000002\n")

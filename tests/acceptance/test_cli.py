@@ -65,7 +65,15 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     with cli(directory, ZHIKA_ENV="test", ZHIKA_DATA_DIR=str(data), ZHIKA_WORKERS__THREADS="2") as zhika:
         bank = f"127.0.0.1:{free_port()}"
         process = zhika.start(
-            "up", "--ready-file", "ready", "--bank-bind", bank, "--blanks", "200", stdout=directory / "up.out"
+            "up",
+            "--no-outlets",
+            "--ready-file",
+            "ready",
+            "--bank-bind",
+            bank,
+            "--blanks",
+            "200",
+            stdout=directory / "up.out",
         )
         ready(directory / "ready", process, told=zhika.said)
         made = zhika.run("simulate", "intake", "samples", "--applications", "12", "--region", "wuhan")

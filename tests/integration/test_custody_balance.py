@@ -117,6 +117,7 @@ class People:
 
 EXPECTED = {
     "personalisation": {None},
+    "account": {None},
     "dispatch": {"centre", "courier", "outlet"},
     "reissued": {"centre", "courier", "outlet"},
     "delivered": {"outlet", "courier"},

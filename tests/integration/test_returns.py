@@ -384,7 +384,8 @@ def desk(line: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 
     here = SimpleNamespace(store=line.context.store, context=line.context)
     for module in (bundle, custody):
-        monkeypatch.setattr(module, "installation_of", lambda _: here)
+        for name in ("installation_of", "existing_installation"):
+            monkeypatch.setattr(module, name, lambda _: here, raising=False)
     apps = {"bundle": bundle.bundle_app, "custody": custody.custody_app}
     return lambda group, *arguments: CliRunner().invoke(apps[group], [*map(str, arguments)])
 
