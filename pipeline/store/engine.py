@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import (
     JSON,
     Boolean,
@@ -41,7 +39,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 
-from pipeline.errors import Defect, TransientError
+from pipeline.errors import Conflict, Defect, TransientError
 from pipeline.store import tables as t
 from pipeline.store.sealing import Sealer
 from pipeline.store.types import Instant, instant_text
@@ -149,17 +147,16 @@ class Store:
         """Bring the schema to this release and make sure there is a data key. Safe to run twice, also at once.
 
         Raises:
+            Conflict: the database is of a newer release.
             TransientError: the database does not answer.
         """
         with reached(), self.engine.connect() as conn:
             if self.postgres:
                 conn.execute(text("SELECT pg_advisory_lock(7283)"))
             try:
-                config = Config()
-                config.set_main_option("script_location", str(_MIGRATIONS))
-                config.attributes["connection"] = conn
-                command.upgrade(config, "head")
-                conn.commit()
+                if _revision_of(conn) != _revisions()[-1]:
+                    _upgrade(conn)
+                    conn.commit()
                 self._ensure_data_key(conn, now)
                 conn.commit()
             finally:
@@ -235,6 +232,34 @@ def _sqlite_connect(dbapi: Any, _record: Any) -> None:
 def _sqlite_begin(conn: Connection) -> None:
     # A writer that begins as a reader can fail half-way; every transaction here may write, so it says so at once.
     conn.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _revision_of(conn: Connection) -> str | None:
+    if not inspect(conn).has_table("alembic_version"):
+        return None
+    revision: str | None = conn.execute(text("SELECT version_num FROM alembic_version")).scalar()
+    if revision is not None and revision not in _revisions():
+        raise Conflict(
+            f"数据库已是更新的版本 {revision}；请使用建立它的 zhika 版本或更新的版本",
+            f"the database is of a newer release, revision {revision}: use the zhika it was made with, or a newer one",
+            code="database-newer",
+        )
+    return revision
+
+
+def _revisions() -> list[str]:
+    return sorted(file.name.split("_")[0] for file in (_MIGRATIONS / "versions").glob("[0-9]*.py"))
+
+
+def _upgrade(conn: Connection) -> None:
+    # Imported here: a database that is up to date, which is nearly every one, has no use for it.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(_MIGRATIONS))
+    config.attributes["connection"] = conn
+    command.upgrade(config, "head")
 
 
 # ------------------------------------------------------------------------------------------- many rows in one parameter

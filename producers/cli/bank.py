@@ -22,14 +22,15 @@ from producers.cli.terminal import (
     Output,
     actor,
     console,
-    installation_of,
+    existing_installation,
+    installed,
     print_json,
     settings_of,
     wants_json,
 )
 from producers.supervisor import simulated_bank, state_file
 
-bank_app = typer.Typer(no_args_is_help=True, help="Instructions to banks.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="Instructions to banks.", rich_markup_mode=None)
 
 _FIRST_DAY = date(2000, 1, 1)
 """Before social security cards were made: no book of ours or a bank's goes back so far."""
@@ -40,7 +41,7 @@ Word = Annotated[str, typer.Option("--reason", help="a word the bank is told, su
 By = Annotated[str | None, typer.Option("--by", help="who does it; the user of this machine unless named")]
 
 
-@bank_app.command("list")
+@app.command("list")
 def list_(
     held: Annotated[bool, typer.Option("--held", help="only those that wait for a person")] = False,
     bank: Annotated[str | None, typer.Option(help="only this bank's")] = None,
@@ -51,7 +52,7 @@ def list_(
 ) -> None:
     """Instructions that are not settled, oldest first."""
     in_json = wants_json(output, as_json)
-    rows = accounts.listing(installation_of(data).context, bank_code=bank, held=held, limit=limit)
+    rows = accounts.listing(existing_installation(data).context, bank_code=bank, held=held, limit=limit)
     if in_json:
         print_json([row._asdict() for row in rows])
         return
@@ -63,31 +64,31 @@ def list_(
     console().print(table)
 
 
-@bank_app.command("ask")
+@app.command("ask")
 def ask(key: KeyArgument, data: DataDir = None) -> None:
     """Have the bank asked now what became of an instruction; what was held goes on by its answer."""
-    accounts.ask_again(installation_of(data).context, key, actor=actor())
+    accounts.ask_again(existing_installation(data).context, key, actor=actor())
 
 
-@bank_app.command("freeze")
+@app.command("freeze")
 def freeze(card: Card, reason: Word = "lost", by: By = None, data: DataDir = None) -> None:
     """Have the bank freeze the account of a card; prints the instruction."""
-    print(accounts.freeze(installation_of(data).context, card, reason=reason, actor=by or actor()))
+    print(accounts.freeze(existing_installation(data).context, card, reason=reason, actor=by or actor()))
 
 
-@bank_app.command("release")
+@app.command("release")
 def release(card: Card, reason: Word = "found", by: By = None, data: DataDir = None) -> None:
     """Have the bank end a freeze; prints the instruction."""
-    print(accounts.release(installation_of(data).context, card, reason=reason, actor=by or actor()))
+    print(accounts.release(existing_installation(data).context, card, reason=reason, actor=by or actor()))
 
 
-@bank_app.command("close")
+@app.command("close")
 def close(card: Card, reason: Word, by: By = None, data: DataDir = None) -> None:
     """Have the bank close the account of a card; prints the instruction."""
-    print(accounts.close(installation_of(data).context, card, reason=reason, actor=by or actor()))
+    print(accounts.close(existing_installation(data).context, card, reason=reason, actor=by or actor()))
 
 
-@bank_app.command("settle")
+@app.command("settle")
 def settle(
     key: KeyArgument,
     as_: Annotated[Outcome, typer.Option("--as", help="what the bank said by another way")],
@@ -98,11 +99,11 @@ def settle(
 ) -> None:
     """Two people settle an instruction whose end the bank does not tell by itself."""
     accounts.settle_by_hand(
-        installation_of(data).context, key, as_, by=by or actor(), approved_by=approved_by, reason=reason
+        existing_installation(data).context, key, as_, by=by or actor(), approved_by=approved_by, reason=reason
     )
 
 
-@bank_app.command("reconcile")
+@app.command("reconcile")
 def reconcile(
     day: Annotated[
         str | None, typer.Argument(metavar="DATE", help="YYYY-MM-DD in China; yesterday unless named")
@@ -160,6 +161,6 @@ def _show(compared: tuple[bank_desk.Differences, ...]) -> None:
 
 def _installation(data: Path | None) -> Installation:
     """The installation; one without banks whose `zhika up` lives asks the simulated bank that this one has started."""
-    settings = settings_of(data)
+    settings = installed(settings_of(data))
     url = None if settings.banks else simulated_bank(state_file(settings.data_dir))
     return Installation(settings if url is None else settings.model_copy(update={"banks": {"default": Bank(url=url)}}))

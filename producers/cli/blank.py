@@ -13,9 +13,19 @@ from rich.table import Column, Table
 from pipeline.services import stock
 from pipeline.store import stock as books
 from producers.cli import errors
-from producers.cli.terminal import DataDir, JsonFlag, Output, actor, console, installation_of, print_json, wants_json
+from producers.cli.terminal import (
+    DataDir,
+    JsonFlag,
+    Output,
+    actor,
+    console,
+    existing_installation,
+    installation_of,
+    print_json,
+    wants_json,
+)
 
-blank_app = typer.Typer(no_args_is_help=True, help="The stock of blanks.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="The stock of blanks.", rich_markup_mode=None)
 
 State = Literal[
     "stocked", "reserved", "encoding", "quarantined", "bound", "voided", "spoiled", "missing", "test", "destroyed"
@@ -54,7 +64,7 @@ def _tell(told: dict[str, Any], text: str, as_json: bool) -> None:
         print(text)
 
 
-@blank_app.command("receive")
+@app.command("receive")
 def receive(
     file: Annotated[
         typer.FileText, typer.Argument(encoding="utf-8-sig", errors="replace", help="one serial a line, - for stdin")
@@ -82,7 +92,7 @@ def receive(
     _tell({"received": count, "type": blank_type, "lot": lot, "location": location}, str(count), in_json)
 
 
-@blank_app.command("list")
+@app.command("list")
 def list_(
     state: Annotated[State | None, typer.Option()] = None,
     blank_type: Annotated[str | None, typer.Option("--type")] = None,
@@ -95,7 +105,7 @@ def list_(
 ) -> None:
     """Blanks by serial."""
     in_json = wants_json(output, as_json)
-    with installation_of(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         rows = books.listing(tx, state=state, blank_type=blank_type, location=location, job_id=job, limit=limit)
     if in_json:
         print_json([row._asdict() for row in rows])
@@ -106,7 +116,7 @@ def list_(
     console().print(table)
 
 
-@blank_app.command("issue")
+@app.command("issue")
 def issue(
     station: Annotated[str, typer.Option(help="the station that gets them")],
     file: ListFile = None,
@@ -122,7 +132,7 @@ def issue(
     """Issue blanks to a station under a production job; prints the job."""
     in_json = wants_json(output, as_json)
     issued = stock.issue(
-        installation_of(data).context,
+        existing_installation(data).context,
         _list_or_count(file, count),
         station=station,
         blank_type=blank_type,
@@ -134,7 +144,7 @@ def issue(
     _tell(told, f"{issued.job_id} {len(issued.serials)}", in_json)
 
 
-@blank_app.command("return")
+@app.command("return")
 def return_(
     job: Annotated[str, typer.Argument(metavar="JOB")],
     file: ListFile = None,
@@ -148,18 +158,18 @@ def return_(
     """Unused blanks of a production job are counted and go back into stock."""
     in_json = wants_json(output, as_json)
     returned = stock.give_back(
-        installation_of(data).context, job, _list_or_count(file, count), location=location, actor=by or actor()
+        existing_installation(data).context, job, _list_or_count(file, count), location=location, actor=by or actor()
     )
     _tell({"job": job, "returned": returned}, str(returned), in_json)
 
 
-@blank_app.command("spoil")
+@app.command("spoil")
 def spoil(serials: Serials, reason: Reason, by: By = None, data: DataDir = None) -> None:
     """Blanks are damaged that nothing was written on."""
-    print(stock.spoil(installation_of(data).context, _named(serials), reason=reason, actor=by or actor()))
+    print(stock.spoil(existing_installation(data).context, _named(serials), reason=reason, actor=by or actor()))
 
 
-@blank_app.command("adjust")
+@app.command("adjust")
 def adjust(
     serials: Serials,
     as_: Annotated[stock.Adjustment, typer.Option("--as")],
@@ -169,11 +179,11 @@ def adjust(
     data: DataDir = None,
 ) -> None:
     """Two people put the books right: blanks are missing, or missing ones were found (and are scrap)."""
-    context = installation_of(data).context
+    context = existing_installation(data).context
     print(stock.adjust(context, _named(serials), as_=as_, reason=reason, actor=by or actor(), witness=witness))
 
 
-@blank_app.command("settle")
+@app.command("settle")
 def settle(
     serial: Annotated[str, typer.Argument(metavar="SERIAL")],
     as_: Annotated[stock.Finding, typer.Option("--as")],
@@ -190,7 +200,7 @@ def settle(
     """
     in_json = wants_json(output, as_json)
     application = stock.settle(
-        installation_of(data).context,
+        existing_installation(data).context,
         serial,
         as_=as_,
         reason=reason,
@@ -200,7 +210,7 @@ def settle(
     _tell({"serial": serial, "as": as_, "application": application}, application or "-", in_json)
 
 
-@blank_app.command("destroy")
+@app.command("destroy")
 def destroy(
     serials: Serials,
     certificate: Annotated[str, typer.Option(help="number of the certificate of destruction")],
@@ -213,7 +223,7 @@ def destroy(
 ) -> None:
     """Two people destroy spoiled blanks under a certificate; prints what stands on it."""
     in_json = wants_json(output, as_json)
-    context = installation_of(data).context
+    context = existing_installation(data).context
     person = by or actor()
     destroyed = stock.destroy(
         context, _named(serials), certificate=certificate, reason=reason, actor=person, witness=witness
@@ -230,7 +240,7 @@ def destroy(
     console().print(table)
 
 
-@blank_app.command("ledger")
+@app.command("ledger")
 def ledger(
     serial: Annotated[str | None, typer.Argument(metavar="SERIAL", help="one blank; all of them unless named")] = None,
     data: DataDir = None,
@@ -242,7 +252,7 @@ def ledger(
     if serial is None:
         _balance(data, in_json)
         return
-    found = stock.history(installation_of(data).context, serial)
+    found = stock.history(existing_installation(data).context, serial)
     if in_json:
         print_json([row._asdict() for row in found])
         return
@@ -264,7 +274,7 @@ def ledger(
 
 
 def _balance(data: Path | None, in_json: bool) -> None:
-    with installation_of(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         by_row, by_ledger, events = books.balance(tx), books.ledger_balance(tx), books.ledger_counts(tx)
     balanced = by_row == by_ledger
     if in_json:
@@ -291,7 +301,7 @@ _FIGURES = (
 """Headings of `JobFigures`, in its order."""
 
 
-@blank_app.command("job-list")
+@app.command("job-list")
 def job_list(
     state: Annotated[Literal["open", "closed"] | None, typer.Option()] = None,
     station: Annotated[str | None, typer.Option()] = None,
@@ -302,7 +312,7 @@ def job_list(
 ) -> None:
     """Production jobs with their figures, newest first."""
     in_json = wants_json(output, as_json)
-    with installation_of(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         rows = books.jobs(tx, state=state, station=station, limit=limit)
         figures = books.figures(tx, [row.id for row in rows])
     if in_json:
@@ -321,7 +331,7 @@ def _job(row: Any, figures: books.JobFigures) -> dict[str, Any]:
     return {name: getattr(row, name) for name in names} | counted
 
 
-@blank_app.command("job-close")
+@app.command("job-close")
 def job_close(
     job: Annotated[str, typer.Argument(metavar="JOB")],
     by: By = None,
@@ -331,7 +341,7 @@ def job_close(
 ) -> None:
     """Sign a production job that balances: good + spoiled + returned + missing = issued. Not by whoever opened it."""
     in_json = wants_json(output, as_json)
-    figures = stock.close_job(installation_of(data).context, job, actor=by or actor())
+    figures = stock.close_job(existing_installation(data).context, job, actor=by or actor())
     text = (
         f"{job}: 发放 issued {figures.issued} = 成品 good {figures.good} + 报废 spoiled {figures.spoiled}"
         f" + 退回 returned {figures.returned} + 缺失 missing {figures.missing}"

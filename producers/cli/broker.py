@@ -20,15 +20,16 @@ from producers.cli import errors
 from producers.cli.terminal import (
     DataDir,
     actor,
+    existing_installation,
     installation_of,
     plain,
     print_json,
     settings_of,
 )
 
-broker_app = typer.Typer(no_args_is_help=True, help="The message broker.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="The message broker.", rich_markup_mode=None)
 queue_app = typer.Typer(no_args_is_help=True, help="Outlets' queues.", rich_markup_mode=None)
-broker_app.add_typer(queue_app, name="queue")
+app.add_typer(queue_app, name="queue")
 
 PASSWORD_BYTES = 24
 Outlet = Annotated[str, typer.Argument(metavar="OUTLET")]
@@ -56,7 +57,7 @@ def _outlets(installation: Installation) -> list[str]:
         return outlet_queues.enabled(tx)
 
 
-@broker_app.command("declare")
+@app.command("declare")
 def broker_declare(data: DataDir = None) -> None:
     """Make every exchange and queue that is missing: the work's, and those of outlets whose queue is on. Run it at deployment."""
     from pipeline.gateways.amqp_topology import topology
@@ -74,13 +75,13 @@ def broker_declare(data: DataDir = None) -> None:
     _tell(declare(url, topology(_outlets(installation))))
 
 
-@broker_app.command("check")
+@app.command("check")
 def broker_check(data: DataDir = None) -> None:
     """How the exchanges and queues for outlets stand; makes nothing. Exit 1 when one is missing or has other arguments."""
     from pipeline.gateways.amqp_topology import topology
     from pipeline.gateways.notify_amqp import check
 
-    installation = installation_of(data)
+    installation = existing_installation(data)
     _tell(check(_with_broker(installation.settings), topology(_outlets(installation))))
 
 
@@ -90,7 +91,7 @@ def _tell(standing: Mapping[str, str]) -> None:
         raise typer.Exit(errors.FAILED)
 
 
-@broker_app.command("definitions")
+@app.command("definitions")
 def broker_definitions(
     outlet: Annotated[list[str], typer.Option(help="an outlet whose program gets a user")],
     passwords: Annotated[Path, typer.Option(help="a directory with OUTLET.password files; what is missing is made")],
@@ -134,7 +135,7 @@ def queue_enable(
     """Events of an outlet go into its queue from now on, or from where it was switched off; prints the cursor it goes on from."""
     from pipeline.services import queues
 
-    installation = installation_of(data)
+    installation = existing_installation(data)
     _with_broker(installation.settings)
     print(queues.enable(installation.context, outlet, after=after, actor=actor()))
 
@@ -144,7 +145,7 @@ def queue_disable(outlet: Outlet, data: DataDir = None) -> None:
     """No more events go into an outlet's queue; its place in the feed is kept."""
     from pipeline.services import queues
 
-    queues.disable(installation_of(data).context, outlet, actor=actor())
+    queues.disable(existing_installation(data).context, outlet, actor=actor())
 
 
 @queue_app.command("list")
@@ -152,6 +153,6 @@ def queue_list(data: DataDir = None) -> None:
     """Outlets' queues, one JSON object a line: how far behind each is, and since when and why it takes no events."""
     from pipeline.store import outlet_queues
 
-    with installation_of(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         for row in outlet_queues.listing(tx):
             print(json.dumps(row._asdict(), ensure_ascii=False, default=plain))

@@ -9,9 +9,9 @@ from typing import Annotated, Any, Literal
 import typer
 
 from pipeline.errors import NotFound
-from producers.cli.terminal import DataDir, actor, installation_of, plain, print_json
+from producers.cli.terminal import DataDir, actor, existing_installation, plain, print_json
 
-bundle_app = typer.Typer(no_args_is_help=True, help="Bundles of cards.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="Bundles of cards.", rich_markup_mode=None)
 
 Status = Literal["packing", "sealed", "shipped", "received", "disputed", "closed"]
 Direction = Literal["out", "back"]
@@ -34,7 +34,7 @@ Damaged = Annotated[list[str] | None, typer.Option("--damaged", help="a damaged 
 Broken = Annotated[bool, typer.Option("--seal-broken", help="the seal has the right number, but is broken")]
 
 
-@bundle_app.command("list")
+@app.command("list")
 def bundle_list(
     status_: Annotated[Status, typer.Option("--status")] = "sealed",
     direction: Annotated[Direction | None, typer.Option(help="to outlets, or back from them")] = None,
@@ -44,17 +44,17 @@ def bundle_list(
     """Bundles of a status, one JSON object a line."""
     from pipeline.store import custody
 
-    with installation_of(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         for row in custody.bundles(tx, status=status_, direction=direction, outlet=outlet):
             print(json.dumps(row._asdict(), ensure_ascii=False, default=plain))
 
 
-@bundle_app.command("show")
+@app.command("show")
 def bundle_show(bundle_id: Id, data: DataDir = None) -> None:
     """A bundle with its packing list, the cards in it and its discrepancies."""
     from pipeline.store import custody, discrepancies
 
-    with installation_of(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         bundle = custody.bundle(tx, bundle_id)
         if bundle is None:
             raise NotFound(f"没有卡箱 {bundle_id}", f"no such bundle: {bundle_id}")
@@ -65,27 +65,27 @@ def bundle_show(bundle_id: Id, data: DataDir = None) -> None:
     print_json({**bundle._asdict(), "cards": listed, "discrepancies": [row._asdict() for row in found]})
 
 
-@bundle_app.command("pack")
-@bundle_app.command("seal")
+@app.command("pack")
+@app.command("seal")
 def bundle_seal(bundle_id: Id, by: By = None, data: DataDir = None) -> None:
     """Close a bundle before its time; prints the number of its seal."""
     from pipeline.services import bundles
 
-    print(bundles.seal_now(installation_of(data).context, bundle_id, actor=by or actor()))
+    print(bundles.seal_now(existing_installation(data).context, bundle_id, actor=by or actor()))
 
 
-@bundle_app.command("ship")
+@app.command("ship")
 def bundle_ship(
     bundle_id: Id, carrier: Carrier = "courier_1", carrier_ref: Note = None, by: By = None, data: DataDir = None
 ) -> None:
     """The courier takes a sealed bundle; prints how many cards."""
     from pipeline.services import bundles
 
-    context = installation_of(data).context
+    context = existing_installation(data).context
     print(bundles.ship(context, bundle_id, carrier=carrier, carrier_ref=carrier_ref, actor=by or actor()))
 
 
-@bundle_app.command("receive")
+@app.command("receive")
 def bundle_receive(
     bundle_id: Id,
     outlet: Outlet,
@@ -102,12 +102,12 @@ def bundle_receive(
     from pipeline.services import bundles
 
     told = _told(card, missing, extra, damaged, seal_broken)
-    context = installation_of(data).context
+    context = existing_installation(data).context
     receipt = bundles.receive(context, bundle_id, outlet=outlet, seal_no=seal_no, actor=by or actor(), **told)
     print_json(asdict(receipt))
 
 
-@bundle_app.command("settle")
+@app.command("settle")
 def bundle_settle(
     discrepancy: Annotated[str, typer.Argument(metavar="DISCREPANCY")],
     resolution: Annotated[
@@ -120,19 +120,19 @@ def bundle_settle(
     """Settle a discrepancy; prints how its bundle stands now."""
     from pipeline.services import discrepancies
 
-    context = installation_of(data).context
+    context = existing_installation(data).context
     print(discrepancies.settle(context, discrepancy, resolution=resolution, actor=by or actor(), note=note))
 
 
-@bundle_app.command("close")
+@app.command("close")
 def bundle_close(bundle_id: Id, by: By = None, data: DataDir = None) -> None:
     """A received bundle is done with; refused while a discrepancy is open."""
     from pipeline.services import bundles
 
-    bundles.close(installation_of(data).context, bundle_id, actor=by or actor())
+    bundles.close(existing_installation(data).context, bundle_id, actor=by or actor())
 
 
-@bundle_app.command("return")
+@app.command("return")
 def bundle_return(
     cards: Annotated[list[str], typer.Argument(metavar="CARD...", help="cards that were called back or set aside")],
     outlet: Outlet,
@@ -146,10 +146,10 @@ def bundle_return(
     from pipeline.services import returns
 
     sent = {"outlet": outlet, "seal_no": seal_no, "carrier": carrier, "carrier_ref": carrier_ref}
-    print(returns.send_back(installation_of(data).context, cards, actor=by or actor(), **sent))  # type: ignore[arg-type]
+    print(returns.send_back(existing_installation(data).context, cards, actor=by or actor(), **sent))  # type: ignore[arg-type]
 
 
-@bundle_app.command("receive-back")
+@app.command("receive-back")
 def bundle_receive_back(
     bundle_id: Id,
     seal_no: Seal,
@@ -165,17 +165,17 @@ def bundle_receive_back(
     from pipeline.services import returns
 
     told = _told(card, missing, extra, damaged, seal_broken)
-    context = installation_of(data).context
+    context = existing_installation(data).context
     receipt = returns.receive_back(context, bundle_id, seal_no=seal_no, actor=by or actor(), **told)
     print_json(asdict(receipt))
 
 
-@bundle_app.command("receipt")
+@app.command("receipt")
 def bundle_receipt(bundle_id: Id, data: DataDir = None) -> None:
     """The centre's signed receipt for a bundle that came back."""
     from pipeline.services import returns
 
-    print_json(returns.receipt(installation_of(data).context, bundle_id))
+    print_json(returns.receipt(existing_installation(data).context, bundle_id))
 
 
 def _told(

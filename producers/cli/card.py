@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pipeline.gateways.card_reader import CardRead
     from producers.simulators.card import Slot
 
-card_app = typer.Typer(no_args_is_help=True, help="卡片 Cards and readers.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="卡片 Cards and readers.", rich_markup_mode=None)
 
 Reader = Annotated[str, typer.Option(help="the reader's name, or a part that is its alone")]
 Profile = Annotated[str, typer.Option(help="the kind of card, as config/cards names it")]
@@ -48,7 +48,7 @@ _MAX_SERIAL = 0xFFFFFFFF
 # ----------------------------------------------------------------------------------------------------------- simulate
 
 
-@card_app.command("simulate")
+@app.command("simulate")
 def simulate(
     vpcd: Annotated[list[str], typer.Option(metavar="HOST:PORT", help="a vpcd reader; once for each card")],
     serial: Annotated[
@@ -211,7 +211,7 @@ def _stop_on_signals() -> threading.Event:
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
-@card_app.command("readers")
+@app.command("readers")
 def readers(output: Output = "table", as_json: JsonFlag = False) -> None:
     """The readers there are, and whether a card lies in them. Exit 69 when pcscd does not answer."""
     in_json = terminal.wants_json(output, as_json)
@@ -225,7 +225,7 @@ def readers(output: Output = "table", as_json: JsonFlag = False) -> None:
     terminal.console().print(table)
 
 
-@card_app.command("read")
+@app.command("read")
 def read(
     reader: Reader,
     profile: Profile = USUAL_PROFILE,
@@ -294,7 +294,7 @@ def _financial(card: CardRead, profile: CardProfile, *, masked: bool) -> dict[st
     return None
 
 
-@card_app.command("verify")
+@app.command("verify")
 def verify(reader: Reader, data: DataDir = None, output: Output = "table", as_json: JsonFlag = False) -> None:
     """Compare a card with what it must carry, field by field. Exit 4: it differs; 3: it was not made here."""
     from pipeline.services.produced import order_of_chip
@@ -327,7 +327,7 @@ def verify(reader: Reader, data: DataDir = None, output: Output = "table", as_js
 # ----------------------------------------------------------------------------------------------------------- printing
 
 
-@card_app.command("sheet")
+@app.command("sheet")
 def sheet(
     applications: Annotated[list[str], typer.Argument(metavar="APPLICATION...", help="whose cards were produced")],
     out: Annotated[Path, typer.Option(metavar="FILE.pdf", help="the file to write; its owner alone may read it")],

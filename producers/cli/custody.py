@@ -18,18 +18,17 @@ from producers.cli.terminal import (
     actor,
     console,
     existing_installation,
-    installation_of,
     print_json,
     wants_json,
 )
 
-custody_app = typer.Typer(no_args_is_help=True, help="Where cards are.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="Where cards are.", rich_markup_mode=None)
 
 By = Annotated[str | None, typer.Option("--by", help="who does it; the user of this machine unless named")]
 Reason = Annotated[str, typer.Option(help="why; it is written into the books")]
 
 
-@custody_app.command("balance")
+@app.command("balance")
 def custody_balance(
     by_place: Annotated[bool, typer.Option("--by-place", help="each outlet and courier by itself")] = False,
     data: DataDir = None,
@@ -60,7 +59,7 @@ def custody_balance(
         raise typer.Exit(errors.FAILED)
 
 
-@custody_app.command("verify")
+@app.command("verify")
 def custody_verify(data: DataDir = None, output: Output = "table", as_json: JsonFlag = False) -> None:
     """Check every card's chain of hand-overs: signatures, order, and that it ends where the card is. Exit 1 when one is broken."""
     from pipeline.store import custody
@@ -79,7 +78,7 @@ def custody_verify(data: DataDir = None, output: Output = "table", as_json: Json
         raise typer.Exit(errors.FAILED)
 
 
-@custody_app.command("events")
+@app.command("events")
 def custody_events(
     card_id: Annotated[str, typer.Argument(metavar="CARD")],
     data: DataDir = None,
@@ -105,7 +104,7 @@ def custody_events(
     console().print(table)
 
 
-@custody_app.command("ask-back")
+@app.command("ask-back")
 def custody_ask_back(
     card_id: Annotated[str, typer.Argument(metavar="CARD")],
     outlet: Annotated[str, typer.Option()],
@@ -118,11 +117,11 @@ def custody_ask_back(
     """An outlet sets a card aside that has to go back to the centre."""
     from pipeline.services import returns
 
-    context = installation_of(data).context
+    context = existing_installation(data).context
     returns.ask_back(context, card_id, outlet=outlet, reason=reason, actor=by or actor())  # type: ignore[arg-type]
 
 
-@custody_app.command("stored")
+@app.command("stored")
 def custody_stored(
     due: Annotated[bool, typer.Option("--due", help="only what may be destroyed now")] = False,
     data: DataDir = None,
@@ -149,7 +148,7 @@ def custody_stored(
     console().print(table)
 
 
-@custody_app.command("reissue")
+@app.command("reissue")
 def custody_reissue(
     application: Annotated[str, typer.Argument(metavar="APPLICATION")],
     outlet: Annotated[str, typer.Option(help="where the person will collect it")],
@@ -159,10 +158,10 @@ def custody_reissue(
     """A stored card goes out again to its person."""
     from pipeline.services import storage
 
-    storage.reissue(installation_of(data).context, application, outlet=outlet, actor=by or actor())
+    storage.reissue(existing_installation(data).context, application, outlet=outlet, actor=by or actor())
 
 
-@custody_app.command("remake")
+@app.command("remake")
 def custody_remake(
     application: Annotated[str, typer.Argument(metavar="APPLICATION")],
     reason: Reason,
@@ -172,10 +171,10 @@ def custody_remake(
     """A returned card that is damaged, wrong or lost is made again."""
     from pipeline.services import storage
 
-    storage.remake(installation_of(data).context, application, reason=reason, actor=by or actor())
+    storage.remake(existing_installation(data).context, application, reason=reason, actor=by or actor())
 
 
-@custody_app.command("found")
+@app.command("found")
 def custody_found(
     card_id: Annotated[str, typer.Argument(metavar="CARD")],
     found_by: Annotated[str, typer.Option(help="who brings it")],
@@ -185,10 +184,10 @@ def custody_found(
     """A lost card is brought to the centre; it is waste."""
     from pipeline.services import storage
 
-    storage.found(installation_of(data).context, card_id, found_by=found_by, actor=by or actor())
+    storage.found(existing_installation(data).context, card_id, found_by=found_by, actor=by or actor())
 
 
-@custody_app.command("list-waste")
+@app.command("list-waste")
 def custody_list_waste(
     reason: Reason,
     cards: Annotated[list[str] | None, typer.Argument(metavar="CARD...", help="all that is due unless named")] = None,
@@ -198,21 +197,21 @@ def custody_list_waste(
     """List cards to be destroyed; prints the list's id."""
     from pipeline.services import destruction
 
-    context = installation_of(data).context
+    context = existing_installation(data).context
     print(destruction.list_for_destruction(context, cards or None, reason=reason, actor=by or actor()))
 
 
-@custody_app.command("withdraw")
+@app.command("withdraw")
 def custody_withdraw(
     destruction_id: Annotated[str, typer.Argument(metavar="LIST")], by: By = None, data: DataDir = None
 ) -> None:
     """Cards of a list are not destroyed after all."""
     from pipeline.services import destruction
 
-    destruction.withdraw(installation_of(data).context, destruction_id, actor=by or actor())
+    destruction.withdraw(existing_installation(data).context, destruction_id, actor=by or actor())
 
 
-@custody_app.command("destroy")
+@app.command("destroy")
 def custody_destroy(
     destruction_id: Annotated[str, typer.Argument(metavar="LIST")],
     destroyed_by: Annotated[str, typer.Option(help="who destroyed the cards")],
@@ -226,14 +225,14 @@ def custody_destroy(
     from pipeline.services import destruction
 
     in_json = wants_json(output, as_json)
-    context = installation_of(data).context
+    context = existing_installation(data).context
     receipt = destruction.destroy(
         context, destruction_id, destroyed_by=destroyed_by, witness=witness, actor=by or actor()
     )
     _print_receipt(asdict(receipt), in_json)
 
 
-@custody_app.command("destructions")
+@app.command("destructions")
 def custody_destructions(
     state: Annotated[Literal["listed", "done", "withdrawn"] | None, typer.Option(help="only those that are")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
@@ -257,7 +256,7 @@ def custody_destructions(
     console().print(table)
 
 
-@custody_app.command("receipt")
+@app.command("receipt")
 def custody_receipt(
     name: Annotated[str, typer.Argument(metavar="RECEIPT", help="the receipt's number, or the list")],
     data: DataDir = None,

@@ -12,9 +12,18 @@ from rich.table import Table
 
 from pipeline.clock import SHANGHAI
 from pipeline.services import encoders
-from producers.cli.terminal import DataDir, JsonFlag, Output, actor, console, installation_of, print_json, wants_json
+from producers.cli.terminal import (
+    DataDir,
+    JsonFlag,
+    Output,
+    actor,
+    console,
+    existing_installation,
+    print_json,
+    wants_json,
+)
 
-encoder_app = typer.Typer(no_args_is_help=True, help="Encoders (写卡机).", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="Encoders (写卡机).", rich_markup_mode=None)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="station/reader, or a station for all its readers")]
 Reason = Annotated[str, typer.Option(help="why; it is written into the audit log")]
@@ -25,27 +34,27 @@ def as_row(encoder: encoders.Encoder) -> dict[str, Any]:
     return {**asdict(encoder), "yield": encoder.good_share}
 
 
-@encoder_app.command("list")
+@app.command("list")
 def list_(data: DataDir = None, output: Output = "table", as_json: JsonFlag = False) -> None:
     """Every reader with its state, yield and last error."""
     in_json = wants_json(output, as_json)
-    installation = installation_of(data)
+    installation = existing_installation(data)
     with installation.store.transaction() as tx:
         found = encoders.listing(tx, now=installation.clock.now())
     _print(found, in_json)
 
 
-@encoder_app.command("status")
+@app.command("status")
 def status(name: Name, data: DataDir = None, output: Output = "table", as_json: JsonFlag = False) -> None:
     """One reader, or the readers of a station."""
     in_json = wants_json(output, as_json)
-    installation = installation_of(data)
+    installation = existing_installation(data)
     with installation.store.transaction() as tx:
         found = encoders.of(tx, name, now=installation.clock.now())
     _print(found, in_json)
 
 
-@encoder_app.command("drain")
+@app.command("drain")
 def drain(
     name: Name, reason: Reason, data: DataDir = None, output: Output = "table", as_json: JsonFlag = False
 ) -> None:
@@ -53,7 +62,7 @@ def drain(
     _want(name, "drain", reason, data, wants_json(output, as_json))
 
 
-@encoder_app.command("resume")
+@app.command("resume")
 def resume(
     name: Name, reason: Reason, data: DataDir = None, output: Output = "table", as_json: JsonFlag = False
 ) -> None:
@@ -62,7 +71,7 @@ def resume(
 
 
 def _want(name: str, wanted: encoders.Wanted, reason: str, data: Path | None, in_json: bool) -> None:
-    asked = encoders.want(installation_of(data).context, name, wanted, reason=reason, actor=actor())
+    asked = encoders.want(existing_installation(data).context, name, wanted, reason=reason, actor=actor())
     if in_json:
         print_json({"wanted": wanted, "encoders": asked})
     else:

@@ -9,17 +9,17 @@ import typer
 
 from pipeline.services import erase
 from producers.cli import errors
-from producers.cli.terminal import DataDir, JsonFlag, Output, actor, installation_of, print_json, wants_json
+from producers.cli.terminal import DataDir, JsonFlag, Output, actor, existing_installation, print_json, wants_json
 
-erase_app = typer.Typer(no_args_is_help=True, help="Photos whose time is over.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="Photos whose time is over.", rich_markup_mode=None)
 
 
-@erase_app.callback()
+@app.callback()
 def root() -> None:
     """Photos whose time is over."""
 
 
-@erase_app.command("run")
+@app.command("run")
 def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what is due and change nothing")] = False,
     data: DataDir = None,
@@ -28,7 +28,7 @@ def run(
 ) -> None:
     """Erase the photos of applications that ended longer ago than their policy keeps them. Exit 5 when some have to stay for now."""
     in_json = wants_json(output, as_json)
-    context = installation_of(data).context
+    context = existing_installation(data).context
     if dry_run:
         _print({"dry_run": True, **asdict(erase.foresee(context))}, in_json)
         return

@@ -9,16 +9,16 @@ import typer
 
 from producers.cli.terminal import (
     DataDir,
-    installation_of,
+    existing_installation,
 )
 
-event_app = typer.Typer(no_args_is_help=True, help="Events that left the system.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="Events that left the system.", rich_markup_mode=None)
 
 _DIGITS = 19
 """No position has more."""
 
 
-@event_app.command("tail")
+@app.command("tail")
 def event_tail(
     after: Annotated[
         str | None, typer.Option(help="the cursor to go on from, or a position; 0 for all there ever was")
@@ -33,7 +33,7 @@ def event_tail(
     """Events of the last 30 days in the order of the feed, one CloudEvents document a line; the next cursor on stderr."""
     from pipeline.services import feed
 
-    context = installation_of(data).context
+    context = existing_installation(data).context
     wanted = [kind.strip() for kind in types.split(",") if kind.strip()]
     is_position = after is not None and len(after) <= _DIGITS and after.isdecimal()
     cursor: str | int | None = int(after) if after is not None and is_position else after

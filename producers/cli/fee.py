@@ -16,13 +16,13 @@ from producers.cli.terminal import (
     Output,
     actor,
     console,
-    installation_of,
+    existing_installation,
     plain,
     print_json,
     wants_json,
 )
 
-fee_app = typer.Typer(no_args_is_help=True, help="Fees and waivers.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="Fees and waivers.", rich_markup_mode=None)
 
 _METHODS = ("bank", "cash", "online")
 _ROWS = {
@@ -35,7 +35,7 @@ _ROWS = {
 Fee = Annotated[str, typer.Argument(metavar="FEE")]
 
 
-@fee_app.command("list")
+@app.command("list")
 def fee_list(
     application: Annotated[str, typer.Argument(metavar="ID", help="id, acceptance number or external reference")],
     data: DataDir = None,
@@ -43,11 +43,11 @@ def fee_list(
     """The fees of an application, one JSON object a line; amounts in fen."""
     from pipeline.services import fees
 
-    for row in fees.of(installation_of(data).context, application):
+    for row in fees.of(existing_installation(data).context, application):
         print(json.dumps(row._asdict(), ensure_ascii=False, default=plain))
 
 
-@fee_app.command("pay")
+@app.command("pay")
 def fee_pay(
     fee: Fee,
     amount_fen: Annotated[int, typer.Option(help="in fen, the whole of it")],
@@ -60,11 +60,11 @@ def fee_pay(
 
     if method not in _METHODS:
         raise typer.BadParameter("bank, cash or online", param_hint="--method")
-    context = installation_of(data).context
+    context = existing_installation(data).context
     fees.pay(context, fee, amount_fen=amount_fen, method=method, receipt_no=receipt, actor=actor())  # type: ignore[arg-type]
 
 
-@fee_app.command("waive")
+@app.command("waive")
 def fee_waive(
     fee: Fee,
     ground: Annotated[str, typer.Option(help="a word of the region's policy, e.g. disabled")],
@@ -74,20 +74,20 @@ def fee_waive(
     """A fee is not asked for."""
     from pipeline.services import fees
 
-    fees.waive(installation_of(data).context, fee, ground=ground, evidence=evidence, actor=actor())
+    fees.waive(existing_installation(data).context, fee, ground=ground, evidence=evidence, actor=actor())
 
 
-@fee_app.command("refund")
+@app.command("refund")
 def fee_refund(
     fee: Fee, number: Annotated[str, typer.Option("--number", help="the refund's number")], data: DataDir = None
 ) -> None:
     """A paid fee was given back."""
     from pipeline.services import fees
 
-    fees.refund(installation_of(data).context, fee, refund_no=number, actor=actor())
+    fees.refund(existing_installation(data).context, fee, refund_no=number, actor=actor())
 
 
-@fee_app.command("statement")
+@app.command("statement")
 def fee_statement(
     agency: str,
     month: Annotated[datetime, typer.Option(help="e.g. 2026-11", formats=["%Y-%m"])],
@@ -101,7 +101,7 @@ def fee_statement(
     as_wanted = wants_json(output, as_json)
     if not MINYEAR < month.year < MAXYEAR:  # its first and last instant are told in UTC
         raise typer.BadParameter("a month like 2026-11", param_hint="--month")
-    told = fees.statement(installation_of(data).context, agency, month.date())
+    told = fees.statement(existing_installation(data).context, agency, month.date())
     waivers = [row._asdict() for row in told.waivers]
     if as_wanted:
         totals = {name: asdict(getattr(told, name)) for name in _ROWS}

@@ -22,7 +22,7 @@ from config import keys, logs
 from config.settings import Settings, load
 from producers.cli import errors
 
-keys_app = typer.Typer(no_args_is_help=True, help="密钥 Keys of cards and their ceremonies.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="密钥 Keys of cards and their ceremonies.", rich_markup_mode=None)
 
 Name = Annotated[str, typer.Argument(help="as card profiles name it, e.g. KMC")]
 Custodians = Annotated[list[str], typer.Option("--custodian", help="one of the two people; given twice")]
@@ -35,7 +35,7 @@ DataDir = Annotated[Path | None, typer.Option("--data", help="data directory (ZH
 JsonFlag = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
-@keys_app.command("init")
+@app.command("init")
 def init(custodian: Custodians, data: DataDir = None, as_json: JsonFlag = False) -> None:
     """Enrol two custodians, who choose their passphrases, and make the empty vault or begin the token."""
     settings = _settings(data)
@@ -47,7 +47,7 @@ def init(custodian: Custodians, data: DataDir = None, as_json: JsonFlag = False)
         print(f"保管人 custodians {' · '.join(custody.names)}  ·  {custody.fingerprint}")
 
 
-@keys_app.command("generate")
+@app.command("generate")
 def generate(
     name: Name,
     algorithm: Algorithm,
@@ -70,7 +70,7 @@ def generate(
     _tell(made, as_json=as_json)
 
 
-@keys_app.command("import")
+@app.command("import")
 def import_(
     name: Name,
     algorithm: Algorithm,
@@ -95,7 +95,7 @@ def import_(
     _tell(made, as_json=as_json)
 
 
-@keys_app.command("export-check-values")
+@app.command("export-check-values")
 def export_check_values(data: DataDir = None, as_json: JsonFlag = False) -> None:
     """Names and check values of all keys, to be compared on paper. Exit 1 when a key has no line in the ceremony log."""
     settings = _settings(data)

@@ -21,19 +21,7 @@ from pipeline.clock import SHANGHAI
 from pipeline.errors import NotFound
 from pipeline.states import STAGES
 from producers.cli import errors
-from producers.cli.bank import bank_app
-from producers.cli.blank import blank_app
-from producers.cli.broker import broker_app
-from producers.cli.bundle import bundle_app
-from producers.cli.card import card_app
-from producers.cli.custody import custody_app
-from producers.cli.encoder import encoder_app
-from producers.cli.erase import erase_app
-from producers.cli.event import event_app
-from producers.cli.fee import fee_app
-from producers.cli.keys import keys_app
-from producers.cli.outlet import outlet_app
-from producers.cli.photo import app as photo_app
+from producers.cli.groups import Groups
 from producers.cli.terminal import DataDir, JsonFlag, Output, existing_installation
 from producers.cli.terminal import actor as _actor
 from producers.cli.terminal import console as _console
@@ -42,10 +30,10 @@ from producers.cli.terminal import plain as _plain
 from producers.cli.terminal import print_json as _print_json
 from producers.cli.terminal import settings_of as _settings
 from producers.cli.terminal import wants_json as _as_json
-from producers.cli.webhook import webhook_app
 
 app = typer.Typer(
     name="zhika",
+    cls=Groups,
     help="制卡 zhika: applications for social security cards become cards in people's hands.",
     no_args_is_help=True,
     rich_markup_mode=None,
@@ -64,23 +52,9 @@ for name, sub in (
     ("application", application_app),
     ("batch", batch_app),
     ("stage", stage_app),
-    ("bundle", bundle_app),
-    ("outlet", outlet_app),
-    ("fee", fee_app),
-    ("blank", blank_app),
-    ("bank", bank_app),
-    ("encoder", encoder_app),
-    ("erase", erase_app),
-    ("custody", custody_app),
-    ("event", event_app),
-    ("broker", broker_app),
-    ("webhook", webhook_app),
     ("simulate", simulate_app),
     ("db", db_app),
     ("audit", audit_app),
-    ("keys", keys_app),
-    ("card", card_app),
-    ("photo", photo_app),
 ):
     app.add_typer(sub, name=name)
 
@@ -447,7 +421,7 @@ def application_release(
     """Held applications go back to the stage they left."""
     from pipeline.services import operate
 
-    print(operate.release(_installation(data).context, ids, reason=reason, actor=_actor()))
+    print(operate.release(existing_installation(data).context, ids, reason=reason, actor=_actor()))
 
 
 @application_app.command("cancel")
@@ -459,7 +433,7 @@ def application_cancel(
     """Withdraw an application before its card is begun."""
     from pipeline.services import operate
 
-    operate.cancel(_installation(data).context, application_id, reason=reason, actor=_actor())
+    operate.cancel(existing_installation(data).context, application_id, reason=reason, actor=_actor())
 
 
 # ------------------------------------------------------------------------------------------------------------- intake
@@ -527,7 +501,7 @@ def stage_pause(
     """Begin nothing of a stage any more; what runs, ends."""
     from pipeline.services import operate
 
-    operate.pause(_installation(data).context, stage, reason=reason, actor=_actor())
+    operate.pause(existing_installation(data).context, stage, reason=reason, actor=_actor())
 
 
 @stage_app.command("resume")
@@ -535,7 +509,7 @@ def stage_resume(stage: str, data: DataDir = None) -> None:
     """Let a paused stage go on."""
     from pipeline.services import operate
 
-    operate.resume(_installation(data).context, stage, actor=_actor())
+    operate.resume(existing_installation(data).context, stage, actor=_actor())
 
 
 @audit_app.command("verify")

@@ -13,12 +13,12 @@ from pipeline.person import Agent
 from producers.cli.terminal import (
     DataDir,
     actor,
-    installation_of,
+    existing_installation,
     plain,
     print_json,
 )
 
-outlet_app = typer.Typer(no_args_is_help=True, help="What outlets do.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="What outlets do.", rich_markup_mode=None)
 
 _METHODS = ("sms", "phone", "letter", "in_person", "unit")
 _TAKERS = ("holder", "guardian", "proxy", "unit")
@@ -27,17 +27,17 @@ Place = Annotated[str | None, typer.Option("--outlet", help="where the card wait
 Centre = Annotated[bool, typer.Option("--centre", help="the centre's own counter, for urgent cards")]
 
 
-@outlet_app.command("ready")
+@app.command("ready")
 def outlet_ready(outlet: str, data: DataDir = None) -> None:
     """Cards that wait at an outlet, one JSON object a line."""
     from pipeline.store import views
 
-    with installation_of(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         for row in views.at_outlet(tx, outlet, statuses=("delivered", "notified", "uncollected", "recalled")):
             print(json.dumps(row._asdict(), ensure_ascii=False, default=plain))
 
 
-@outlet_app.command("notices")
+@app.command("notices")
 def outlet_notices(
     outlet: Annotated[str | None, typer.Option(help="only this one")] = None,
     overdue: Annotated[bool, typer.Option("--overdue", help="only those whose time is over (WH-10)")] = False,
@@ -46,13 +46,13 @@ def outlet_notices(
     """Cards whose holders were not told yet, the most urgent first, one JSON object a line."""
     from pipeline.store import handing
 
-    installation = installation_of(data)
+    installation = existing_installation(data)
     with installation.store.transaction() as tx:
         for row in handing.untold(tx, outlet=outlet, due_before=installation.clock.now() if overdue else None):
             print(json.dumps(row._asdict(), ensure_ascii=False, default=plain))
 
 
-@outlet_app.command("notice")
+@app.command("notice")
 def outlet_notice(
     card_id: Annotated[str, typer.Argument(metavar="CARD")],
     outlet: Annotated[str, typer.Option()],
@@ -68,7 +68,7 @@ def outlet_notice(
     if method not in _METHODS:
         raise typer.BadParameter("sms, phone, letter, in_person or unit", param_hint="--method")
     due = counter.give_notice(
-        installation_of(data).context,
+        existing_installation(data).context,
         card_id,
         outlet=outlet,
         method=method,  # type: ignore[arg-type]
@@ -78,7 +78,7 @@ def outlet_notice(
     print_json({"collect_by": due})
 
 
-@outlet_app.command("hand-over")
+@app.command("hand-over")
 def outlet_hand_over(
     card_id: Annotated[str, typer.Argument(metavar="CARD")],
     serial: Annotated[str, typer.Option(help="as read from the card in hand")],
@@ -116,7 +116,7 @@ def outlet_hand_over(
     if not number:
         raise typer.BadParameter("the number of the document that was shown", param_hint="--document-number-file")
     handed = counter.hand_over(
-        installation_of(data).context,
+        existing_installation(data).context,
         card_id,
         outlet=outlet,
         serial=serial,
@@ -133,7 +133,7 @@ def outlet_hand_over(
     print_json({"id": handed})
 
 
-@outlet_app.command("revert")
+@app.command("revert")
 def outlet_revert(
     hand_over_id: Annotated[str, typer.Argument(metavar="HAND-OVER")],
     reason: Annotated[str, typer.Option(help="why; it is written into the audit log")],
@@ -145,7 +145,7 @@ def outlet_revert(
     from pipeline.services import counter
 
     _one_place(outlet, centre)
-    counter.revert(installation_of(data).context, hand_over_id, outlet=outlet, actor=actor(), reason=reason)
+    counter.revert(existing_installation(data).context, hand_over_id, outlet=outlet, actor=actor(), reason=reason)
 
 
 def _one_place(outlet: str | None, centre: bool) -> None:

@@ -21,7 +21,16 @@ from pipeline.store.photos import KeptPhoto
 from producers.cli import errors
 from producers.cli.photo_files import Cannot, write_whole
 from producers.cli.show import found
-from producers.cli.terminal import DataDir, JsonFlag, Output, actor, console, installation_of, print_json, wants_json
+from producers.cli.terminal import (
+    DataDir,
+    JsonFlag,
+    Output,
+    actor,
+    console,
+    existing_installation,
+    print_json,
+    wants_json,
+)
 
 app = typer.Typer(no_args_is_help=True, help="Photos that wait for a person.", rich_markup_mode=None)
 
@@ -44,7 +53,7 @@ def list_(
 ) -> None:
     """Photos that wait, oldest application first."""
     in_json = wants_json(output, as_json)
-    queue = review.queue(installation_of(data).context, limit=limit, after=after)
+    queue = review.queue(existing_installation(data).context, limit=limit, after=after)
     if in_json:
         print_json([asdict(waiting) for waiting in queue])
         return
@@ -70,7 +79,7 @@ def show(
     from producers.cli.photo_report import PhotoCase, page, shown
 
     in_json = wants_json(output, as_json)
-    installation = installation_of(data)
+    installation = existing_installation(data)
     application_id = _found(installation, name)
     _make_private(out)
     processes = installation.photo_normaliser  # without them nobody looks
@@ -93,7 +102,7 @@ def show(
 @app.command("approve")
 def approve(name: Id, reason: Reason, picture: Picture = None, by: By = None, data: DataDir = None) -> None:
     """The picture is good: it goes onto the card."""
-    installation = installation_of(data)
+    installation = existing_installation(data)
     application_id = _found(installation, name)
     review.approve(installation.context, application_id, actor=by or actor(), note=reason, picture=picture)
     print(application_id)
@@ -114,7 +123,7 @@ def recrop(
 ) -> None:
     """Cut the photo again, moved from where the program put the frame. The new picture waits for a person like the old one."""
     in_json = wants_json(output, as_json)
-    installation = installation_of(data)
+    installation = existing_installation(data)
     kept = review.recrop(
         installation.context,
         installation.photo_normaliser,
@@ -146,7 +155,7 @@ def refuse(
 ) -> None:
     """The photo goes back to be corrected; prints what the applicant reads."""
     in_json = wants_json(output, as_json)
-    installation = installation_of(data)
+    installation = existing_installation(data)
     application_id = _found(installation, name)
     reasons = review.refuse(
         installation.context, application_id, code, actor=by or actor(), note=reason, picture=picture

@@ -7,14 +7,16 @@ import os
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 
 from config import logs
 from config.settings import BadConfiguration, Settings, load
-from config.wiring import Installation
+
+if TYPE_CHECKING:
+    from config.wiring import Installation
 
 Output = Annotated[str, typer.Option("-o", "--output", help="table or json", metavar="FORMAT")]
 JsonFlag = Annotated[bool, typer.Option("--json", help="the same as -o json")]
@@ -33,21 +35,23 @@ def settings_of(data: Path | None = None) -> Settings:
 
 
 def installation_of(data: Path | None = None) -> Installation:
-    """The installation a command works on.
+    """The installation that a command works on, made if it is not there.
 
     Raises:
         BadConfiguration: a setting cannot be used.
     """
-    return Installation(settings_of(data))
+    settings = settings_of(data)
+    from config.wiring import Installation
+
+    return Installation(settings)
 
 
-def existing_installation(data: Path | None = None) -> Installation:
-    """The installation that a command looks at. A directory without one is not made into one: a misspelt name would look well.
+def installed(settings: Settings) -> Settings:
+    """The settings of an installation that is there. A directory without one is not made into one: a misspelt name would look well.
 
     Raises:
-        BadConfiguration: a setting cannot be used, or there is no installation.
+        BadConfiguration: there is no installation.
     """
-    settings = settings_of(data)
     file = settings.database.url.removeprefix("sqlite:///")
     if file != settings.database.url and not Path(file).exists():
         raise BadConfiguration(
@@ -56,6 +60,18 @@ def existing_installation(data: Path | None = None) -> Installation:
                 " / there is no zhika database: check --data or ZHIKA_DATA_DIR (`zhika db migrate` makes one)"
             ]
         )
+    return settings
+
+
+def existing_installation(data: Path | None = None) -> Installation:
+    """The installation that a command works on: all commands but those that an installation can begin with.
+
+    Raises:
+        BadConfiguration: a setting cannot be used, or there is no installation.
+    """
+    settings = installed(settings_of(data))
+    from config.wiring import Installation
+
     return Installation(settings)
 
 

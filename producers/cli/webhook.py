@@ -17,9 +17,19 @@ from pipeline.store import webhooks as store
 from pipeline.store.types import Record
 from pipeline.webhook_signing import ID, SIGNATURE, TIMESTAMP, verify
 from producers.cli import errors
-from producers.cli.terminal import DataDir, JsonFlag, Output, actor, console, installation_of, print_json, wants_json
+from producers.cli.terminal import (
+    DataDir,
+    JsonFlag,
+    Output,
+    actor,
+    console,
+    existing_installation,
+    installation_of,
+    print_json,
+    wants_json,
+)
 
-webhook_app = typer.Typer(no_args_is_help=True, help="Outlets' webhooks.", rich_markup_mode=None)
+app = typer.Typer(no_args_is_help=True, help="Outlets' webhooks.", rich_markup_mode=None)
 Endpoint = Annotated[str, typer.Argument(metavar="ENDPOINT", help="wh_…")]
 _PUBLIC = (
     "id", "outlet", "region", "url", "types", "signature", "max_rps", "description", "state", "created_at", "created_by",
@@ -28,7 +38,7 @@ _PUBLIC = (
 _DELIVERY = ("id", "event_id", "type", "subject", "state", "tries", "next_try_at", "created_at", "settled_at")
 
 
-@webhook_app.command("list")
+@app.command("list")
 def list_(
     outlet: Annotated[str | None, typer.Option()] = None,
     data: DataDir = None,
@@ -37,7 +47,7 @@ def list_(
 ) -> None:
     """Endpoints, and how many deliveries each is owed."""
     in_json = wants_json(output, as_json)
-    with installation_of(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         rows, owed = store.endpoints(tx, outlet=outlet), store.owed(tx)
     if in_json:
         print_json([{name: getattr(row, name) for name in _PUBLIC} | {"owed": owed.get(row.id, 0)} for row in rows])
@@ -56,7 +66,7 @@ def list_(
     console().print(table)
 
 
-@webhook_app.command("create")
+@app.command("create")
 def create(
     url: Annotated[str, typer.Argument(help="https://…")],
     outlet: Annotated[str, typer.Option(help="out_…")],
@@ -87,11 +97,11 @@ def create(
     _show_key(made, in_json)
 
 
-@webhook_app.command("rotate")
+@app.command("rotate")
 def rotate(endpoint: Endpoint, data: DataDir = None, output: Output = "table", as_json: JsonFlag = False) -> None:
     """A new key; the old one signs for 24 hours more."""
     in_json = wants_json(output, as_json)
-    _show_key(endpoints.rotate(installation_of(data).context, endpoint, actor=actor()), in_json)
+    _show_key(endpoints.rotate(existing_installation(data).context, endpoint, actor=actor()), in_json)
 
 
 def _show_key(made: endpoints.Keyed, in_json: bool) -> None:
@@ -103,15 +113,15 @@ def _show_key(made: endpoints.Keyed, in_json: bool) -> None:
         print(f"旧密钥有效至 old key until {_time(made.old_key_until)}")
 
 
-@webhook_app.command("enable")
+@app.command("enable")
 def enable(endpoint: Endpoint, data: DataDir = None, output: Output = "table", as_json: JsonFlag = False) -> None:
     """Send again; what came meanwhile follows by itself, what was exhausted by `recover`."""
     in_json = wants_json(output, as_json)
-    endpoints.enable(installation_of(data).context, endpoint, actor=actor())
+    endpoints.enable(existing_installation(data).context, endpoint, actor=actor())
     _tell({"id": endpoint, "state": "enabled"}, f"{endpoint} enabled", in_json)
 
 
-@webhook_app.command("disable")
+@app.command("disable")
 def disable(
     endpoint: Endpoint,
     reason: Annotated[str, typer.Option(help="why; it is written into the audit log")],
@@ -121,23 +131,23 @@ def disable(
 ) -> None:
     """Send nothing more until it is enabled; its events are kept for it."""
     in_json = wants_json(output, as_json)
-    endpoints.disable(installation_of(data).context, endpoint, reason=reason, actor=actor())
+    endpoints.disable(existing_installation(data).context, endpoint, reason=reason, actor=actor())
     _tell({"id": endpoint, "state": "disabled"}, f"{endpoint} disabled", in_json)
 
 
-@webhook_app.command("delete")
+@app.command("delete")
 def delete(endpoint: Endpoint, data: DataDir = None, output: Output = "table", as_json: JsonFlag = False) -> None:
     """The endpoint is no more; nothing is owed to it."""
     in_json = wants_json(output, as_json)
-    endpoints.remove(installation_of(data).context, endpoint, actor=actor())
+    endpoints.remove(existing_installation(data).context, endpoint, actor=actor())
     _tell({"id": endpoint, "state": "deleted"}, f"{endpoint} deleted", in_json)
 
 
-@webhook_app.command("test")
+@app.command("test")
 def test(endpoint: Endpoint, data: DataDir = None, output: Output = "table", as_json: JsonFlag = False) -> None:
     """Send a test event now and tell how far it came. Exit 1 when it did not arrive."""
     in_json = wants_json(output, as_json)
-    installation = installation_of(data)
+    installation = existing_installation(data)
     trial = endpoints.test(installation.context, installation.webhooks, endpoint, actor=actor())
     if in_json:
         print_json(asdict(trial))
@@ -150,7 +160,7 @@ def test(endpoint: Endpoint, data: DataDir = None, output: Output = "table", as_
         raise typer.Exit(errors.FAILED)
 
 
-@webhook_app.command("deliveries")
+@app.command("deliveries")
 def deliveries(
     endpoint: Endpoint,
     state: Annotated[Literal["waiting", "sending", "delivered", "exhausted"] | None, typer.Option()] = None,
@@ -161,7 +171,7 @@ def deliveries(
 ) -> None:
     """What an endpoint is or was owed, newest first; in JSON with every attempt of the last 90 days."""
     in_json = wants_json(output, as_json)
-    with installation_of(data).store.transaction() as tx:
+    with existing_installation(data).store.transaction() as tx:
         if store.endpoint(tx, endpoint) is None:  # of a deleted one the log is kept
             raise NotFound(f"没有接收端 {endpoint}", f"no such endpoint: {endpoint}")
         rows = store.deliveries(tx, endpoint, state=state, limit=limit)
@@ -192,7 +202,7 @@ def _attempt(row: Record) -> dict[str, Any]:
     return {name: value for name, value in row._asdict().items() if name not in ("seq", "delivery_id", "endpoint_id")}
 
 
-@webhook_app.command("resend")
+@app.command("resend")
 def resend(
     delivery: Annotated[str, typer.Argument(metavar="DELIVERY", help="dlv_…")],
     data: DataDir = None,
@@ -201,11 +211,11 @@ def resend(
 ) -> None:
     """Send a delivery once more: the same id, the same bytes."""
     in_json = wants_json(output, as_json)
-    endpoints.resend(installation_of(data).context, delivery, actor=actor())
+    endpoints.resend(existing_installation(data).context, delivery, actor=actor())
     _tell({"id": delivery, "state": "waiting"}, f"{delivery} waiting", in_json)
 
 
-@webhook_app.command("recover")
+@app.command("recover")
 def recover(
     endpoint: Endpoint,
     since: Annotated[str, typer.Option(help="RFC 3339 with a time zone, e.g. 2026-12-01T00:00:00+08:00")],
@@ -217,7 +227,7 @@ def recover(
     """All of that time that has not arrived goes out again."""
     in_json = wants_json(output, as_json)
     begin, end = _instant(since, "--since"), _instant(until, "--until") if until else None
-    context = installation_of(data).context
+    context = existing_installation(data).context
     found = endpoints.recover(context, endpoint, since=begin, until=end or context.now(), actor=actor())
     _tell(asdict(found), f"{found.requeued} 重新投递 requeued, {found.created} 补建 created", in_json)
 
@@ -235,7 +245,7 @@ def _instant(text: str, hint: str) -> datetime:
         raise typer.BadParameter("a time between the years 1 and 9999", param_hint=hint) from None
 
 
-@webhook_app.command("verify")
+@app.command("verify")
 def verify_(
     body: Annotated[typer.FileBinaryRead, typer.Argument(help="the body's bytes as they came; - for stdin")],
     key_file: Annotated[Path, typer.Option(help="a file with the receiver's keys, whpk_… or whsec_…, one a line")],

@@ -176,6 +176,9 @@ def test_a_station_that_has_stopped_says_so_to_operators_and_is_resumed_by_them(
         assert encoders.report(installation.context, "enc_3", [told]) == {"r1": "drain"}
         [seen] = zhika.json("encoder", "status", "enc_3", "--json")
         assert (seen["state"], seen["wanted"], seen["last_error"]) == ("awaiting_authorisation", "drain", "key refused")
+        encoders.report(
+            installation.context, "enc_3", [told]
+        )  # again, as a station does: one that is silent is offline
         [row] = [row for row in zhika.json("status", "-o", "json", code=69)["encoders"] if row["station"] == "enc_3"]
         assert (row["state"], row["last_error"]) == ("awaiting_authorisation", "key refused")
         fails(zhika.run("encoder", "resume", "enc_3"), 2, "--reason")

@@ -115,6 +115,32 @@ def test_a_wrong_command_line_ends_with_2_before_anything_is_written(tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
+NEED_AN_INSTALLATION = (
+    ("status",),
+    ("application", "release", "app_1", "--reason", "r"),
+    ("bank", "freeze", "crd_1", "--reason", "lost"),
+    ("bank", "reconcile"),
+    ("blank", "list"),
+    ("bundle", "list"),
+    ("custody", "balance"),
+    ("encoder", "list"),
+    ("event", "tail"),
+    ("fee", "list", "app_1"),
+    ("outlet", "ready", "out_1"),
+    ("stage", "pause", "account", "--reason", "r"),
+    ("webhook", "list"),
+)
+
+
+def test_a_misspelt_data_directory_is_not_made_into_an_installation(tmp_path: Path) -> None:
+    with cli(tmp_path) as zhika:
+        ends = together(partial(zhika.run, *command, "--data", "misspelt") for command in NEED_AN_INSTALLATION)
+
+    for done in ends:
+        _fails(done, 78, "misspelt/zhika.db: 此处没有 zhika 数据库", "zhika db migrate")
+    assert list(tmp_path.iterdir()) == []
+
+
 AMQP = "amqp://zhika:secret@127.0.0.1/zhika"
 BAD_SETTINGS: Mapping[str, Mapping[str, str]] = {
     "SQLite goes with inprocess:// only": {"ZHIKA_DATABASE__URL": "sqlite:///z.db", "ZHIKA_BROKER__URL": AMQP},

@@ -26,8 +26,9 @@ from card_personalization.keys.custody import Stretching
 from card_personalization.keys.primitives import check_value
 from config import keys
 from config.settings import load
+from tests.support.child import zhika_with
 from tests.support.cli import COMMAND, Cli, Finished, cli, together
-from tests.support.forked import forked, zhika_with
+from tests.support.forked import forked
 from tests.support.softhsm import PIN, token_in
 
 FIRST, SECOND = "张的口令 passphrase", "李的口令 passphrase"

@@ -384,9 +384,8 @@ def desk(line: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
 
     here = SimpleNamespace(store=line.context.store, context=line.context)
     for module in (bundle, custody):
-        for name in ("installation_of", "existing_installation"):
-            monkeypatch.setattr(module, name, lambda _: here, raising=False)
-    apps = {"bundle": bundle.bundle_app, "custody": custody.custody_app}
+        monkeypatch.setattr(module, "existing_installation", lambda _: here)
+    apps = {"bundle": bundle.app, "custody": custody.app}
     return lambda group, *arguments: CliRunner().invoke(apps[group], [*map(str, arguments)])
 
 

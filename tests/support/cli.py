@@ -11,23 +11,29 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from secrets import token_hex
+from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
 from python_calamine import CalamineWorkbook
+
+from tests.support.child import Finished, become, zhika_with
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = (sys.executable, "-m", "producers.cli.main")
 _MARK = "ZHIKA_TEST_RUN"
 _PERSONAL = ("姓名", "证件号码", "手机号码", "监护人姓名", "监护人证件号码", "监护人手机号码")
 
-Finished = subprocess.CompletedProcess[str]
+_PARENT = get_context("forkserver")
+_PARENT.set_forkserver_preload(["tests.support.preloaded"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,16 +64,8 @@ class Cli:
         timeout_s: float = 120,
         settings: Mapping[str, str] = MappingProxyType({}),
     ) -> Finished:
-        """Run a command to its end."""
-        done = subprocess.run(
-            [*COMMAND, *map(str, arguments)],
-            cwd=self.directory,
-            env={**self.environment, **settings},
-            input=stdin,
-            capture_output=True,
-            text=True,
-            timeout=timeout_s,
-        )
+        """Run a command to its end, in a process that is forked from one in which everything is imported already."""
+        done = _done(arguments, self.directory, {**self.environment, **settings}, stdin, timeout_s)
         self.heard.append(done.stdout + done.stderr)
         return done
 
@@ -114,6 +112,34 @@ class Cli:
         except OSError:
             return False
         return f"{_MARK}={self.mark}".encode() in environment.split(b"\0")
+
+
+def _done(
+    arguments: Sequence[str | Path], directory: Path, environment: Mapping[str, str], stdin: str, timeout_s: float
+) -> Finished:
+    with TemporaryDirectory(prefix="zhika-command-") as place:
+        given, out, err = streams = tuple(Path(place) / name for name in ("stdin", "stdout", "stderr"))
+        given.write_text(stdin, encoding="utf-8")
+        process = _PARENT.Process(target=_command, args=(arguments, streams, directory, environment))
+        process.start()
+        process.join(timeout_s)
+        if process.is_alive():
+            process.kill()
+            raise subprocess.TimeoutExpired(list(map(str, arguments)), timeout_s)
+        assert process.exitcode is not None
+        return subprocess.CompletedProcess([], process.exitcode, *(file.read_text("utf-8") for file in (out, err)))
+
+
+def _command(
+    arguments: Sequence[str | Path], streams: tuple[Path, Path, Path], directory: Path, environment: Mapping[str, str]
+) -> None:
+    modes = ("rb", "wb", "wb")
+    become(
+        partial(zhika_with, arguments),
+        [path.open(mode) for path, mode in zip(streams, modes, strict=True)],
+        directory,
+        environment,
+    )
 
 
 def _pids() -> Iterator[int]:

@@ -9,22 +9,12 @@ import os
 import select
 import signal
 import subprocess
-import sys
 import tempfile
-import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, NoReturn
-from unittest.mock import patch
+from typing import IO
 
-from producers.cli.main import main
-from tests.support.cli import Finished
-
-
-def zhika_with(arguments: Sequence[str | Path]) -> None:
-    """The command with these arguments; leaves by `SystemExit`."""
-    with patch.object(sys, "argv", ["zhika", *map(str, arguments)]):
-        main()
+from tests.support.child import Finished, become
 
 
 def forked(
@@ -41,32 +31,9 @@ def forked(
         given.seek(0)
         pid = os.fork()
         if pid == 0:
-            _be_child(work, (given, out, err), directory, environment)
+            become(work, (given, out, err), directory, environment)
         code = _end_of(pid, timeout_s)
         return subprocess.CompletedProcess([], code, _all_of(out), _all_of(err))
-
-
-def _be_child(
-    work: Callable[[], object], streams: tuple[IO[bytes], ...], directory: Path, environment: Mapping[str, str]
-) -> NoReturn:
-    code = 1
-    try:
-        for number, stream in enumerate(streams):
-            os.dup2(stream.fileno(), number)
-        sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode) for number, mode in enumerate(("r", "w", "w")))
-        os.chdir(directory)
-        os.environ.clear()
-        os.environ.update(environment)
-        work()
-        code = 0
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    except BaseException:  # noqa: BLE001 - whatever it is must not reach the caller of this process's parent
-        traceback.print_exc()
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
 
 
 def _end_of(pid: int, timeout_s: float) -> int:
