@@ -21,6 +21,7 @@ def zhika(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cli]:
     """An installation that nobody runs, with no card made."""
     directory = tmp_path_factory.mktemp("bank")
     with cli(directory, ZHIKA_ENV="test", ZHIKA_DATA_DIR=str(directory / "data")) as made:
+        assert made.run("db", "migrate").returncode == 0
         assert made.json("bank", "list", "-o", "json") == []
         yield made
 

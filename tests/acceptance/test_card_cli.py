@@ -355,8 +355,13 @@ def test_without_pyscard_only_readers_are_missed_and_the_way_to_install_it_is_to
     with cli(tmp_path / "zhika") as zhika:
         without = {"PYTHONPATH": f"{tmp_path / 'without'}{os.pathsep}{ROOT}"}
         for command in (("readers",), ("read", "--reader", "x"), ("verify", "--reader", "x")):
-            fails(zhika.run("card", *command, settings=without), 78, "缺少 pyscard", "pip install 'zhika[pcsc]'")
-        fails(zhika.run("card", "sheet", "app_x", "--out", "x.pdf", settings=without), 3, "app_x")
+            fails(
+                zhika.run("card", *command, settings=without, fresh=True),
+                78,
+                "缺少 pyscard",
+                "pip install 'zhika[pcsc]'",
+            )
+        fails(zhika.run("card", "sheet", "app_x", "--out", "x.pdf", settings=without, fresh=True), 3, "app_x")
         process = subprocess.Popen(
             [*COMMAND, "card", "simulate", "--vpcd", f"127.0.0.1:{free_port()}"],
             cwd=zhika.directory,

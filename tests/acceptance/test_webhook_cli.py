@@ -61,7 +61,9 @@ def cli(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
     for name, value in (told | {"WEBHOOKS__ALLOW": NETWORKS, "WEBHOOKS__PLAIN_HTTP": NETWORKS}).items():
         monkeypatch.setenv(f"ZHIKA_{name}", value)
     monkeypatch.chdir(tmp_path)
-    return Cli()
+    made = Cli()
+    assert made.run("db", "migrate").returncode == 0
+    return made
 
 
 def told(cli: Cli, *arguments: str, code: int = 0) -> Any:
