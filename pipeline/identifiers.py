@@ -18,6 +18,10 @@ from pipeline.person import IdType, Sex
 
 # ----------------------------------------------------------------------------------------------------------------- ids
 
+OUTLET_ID = re.compile(r"out_[0-9A-Za-z_-]{1,40}")
+"""What the regional systems call an outlet, behind our prefix."""
+BLANK_SERIAL = re.compile(r"[0-9A-Z][0-9A-Z._/-]{0,39}")
+"""What makers print on blanks and scanners read."""
 CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 _ULID_CHARS = 26
 _RANDOM_BITS = 80

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any, Literal, cast, get_args
 
 from pipeline.errors import Refused
+from pipeline.identifiers import OUTLET_ID
 from pipeline.outcomes import Reason
 from pipeline.person import Agent, IdType
 from pipeline.shape import JsonObject, Wanted, looks_personal
@@ -22,7 +23,6 @@ _ID_LISTS = 1000
 _DEPTH = 8
 """No command nests deeper than its agent's data, which is the third level."""
 _KEY = re.compile(r"[A-Za-z0-9._:-]{1,64}")
-_OUTLET = re.compile(r"out_[A-Za-z0-9_-]{1,60}")
 _OURS = re.compile(r"(card|bun)_[0-9a-z]{26}")
 """Ids as we make them; digits in a row are chance."""
 _NO_TEXT = re.compile("[\x00\ud800-\udfff]")
@@ -121,7 +121,7 @@ def sender_of(message: CommandMessage) -> str:
 
 def names_outlet(routing_key: str) -> bool:
     """Whether a routing key can be an outlet's id."""
-    return _OUTLET.fullmatch(routing_key) is not None
+    return OUTLET_ID.fullmatch(routing_key) is not None
 
 
 def key_of(message: CommandMessage) -> str:

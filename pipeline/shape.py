@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self, cast, get_args
 
 from pipeline.application import Document, Kind, Priority, Submission
 from pipeline.identifiers import (
+    OUTLET_ID,
     name_problem,
     normalise_name,
     normalise_number,
@@ -130,7 +131,7 @@ def read_submission(body: Mapping[str, Any], *, source: str, photo: bytes = b"")
     )
     outlet = top.text(
         "outlet",
-        form=r"out_[0-9A-Za-z_-]{1,40}",
+        form=OUTLET_ID.pattern,
         wanted=Wanted("out_ 加网点代码", "out_ and the outlet's code"),
         required=True,
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -10,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import Conflict, NotFound, Refused
 from pipeline.events import TYPES
-from pipeline.identifiers import new_id
+from pipeline.identifiers import OUTLET_ID, new_id
 from pipeline.services.context import Context
 from pipeline.services.notify import endpoint_event, signer_of, wants
 from pipeline.store import audit
@@ -24,7 +23,6 @@ OLD_KEY_LIVES = timedelta(hours=24)
 MAX_PER_OUTLET = 10
 DEFAULT_RPS = 10
 MAX_RPS = 1000
-_OUTLET = re.compile(r"out_[A-Za-z0-9_-]{1,60}")
 _RECOVER = 1000
 
 
@@ -58,7 +56,7 @@ def create(
         NotFound: no such region.
         Conflict: the outlet has ten already.
     """
-    if not _OUTLET.fullmatch(outlet):
+    if not OUTLET_ID.fullmatch(outlet):
         raise Refused("网点代码须为 out_ 开头", "an outlet's id begins with out_", code="format")
     if unknown := sorted(set(types) - TYPES):
         known = ", ".join(sorted(TYPES))

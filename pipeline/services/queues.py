@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from pipeline.errors import NotFound, Refused
+from pipeline.identifiers import OUTLET_ID
 from pipeline.ports import Notifier, Publishing
 from pipeline.services.context import Context
 from pipeline.services.feed import cursor_of, position_of
@@ -21,7 +21,6 @@ QUEUES = 20
 BACK_OFF_S = (5, 30, 60, 300)
 """Seconds before a queue that refused is tried again; the last value repeats."""
 PROBLEMS: Mapping[Publishing, str] = {"full": "queue-full", "no_queue": "no-queue"}
-_OUTLET = re.compile(r"out_[A-Za-z0-9_-]{1,60}")
 
 
 def enable(context: Context, outlet: str, *, actor: str, after: str | None = None) -> str:
@@ -49,7 +48,7 @@ def named(outlet: str) -> str:
     Raises:
         Refused: it is none.
     """
-    if not _OUTLET.fullmatch(outlet):
+    if not OUTLET_ID.fullmatch(outlet):
         raise Refused(
             "网点编号应为 out_ 加字母、数字、- 或 _",
             "an outlet's id is out_ and letters, digits, - or _",

@@ -5,13 +5,12 @@ What differs opens a discrepancy; the rest goes on. The same for bundles that ar
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from pipeline.errors import Conflict, Refused
-from pipeline.identifiers import normalise_number
+from pipeline.identifiers import BLANK_SERIAL, normalise_number
 from pipeline.services.acts import bundle_event, not_personal, tell, two_people
 from pipeline.store import applications, audit, custody, discrepancies, handing
 from pipeline.store.applications import Claimed
@@ -19,8 +18,6 @@ from pipeline.store.custody import Place
 from pipeline.store.discrepancies import Difference
 from pipeline.store.engine import Tx
 from pipeline.store.types import Record
-
-_SERIAL = re.compile(r"[0-9A-Z][0-9A-Z._/-]{0,39}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +134,7 @@ def _serials(extra: Sequence[str]) -> tuple[str, ...]:
     """
     serials = tuple(dict.fromkeys(normalise_number(typed) for typed in extra))
     for n, serial in enumerate(serials, 1):
-        if not _SERIAL.fullmatch(serial):
+        if not BLANK_SERIAL.fullmatch(serial):
             raise Refused(
                 f"第 {n} 张多出的卡：请填写卡面序列号",
                 f"extra card {n}: give the serial on the card",

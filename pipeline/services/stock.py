@@ -6,14 +6,13 @@ line does with them between is the personalisation stage's. A refusal changes no
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
 from pipeline.errors import Conflict, NotFound, Refused
-from pipeline.identifiers import normalise_number
+from pipeline.identifiers import BLANK_SERIAL, normalise_number
 from pipeline.services.context import Context
 from pipeline.services.operate import let_go
 from pipeline.store import applications, audit, stock
@@ -28,7 +27,6 @@ Adjustment = Literal["missing", "found"]
 Finding = Literal["spoiled", "read-again"]
 """What two people decide of a card whose chip they read: it is scrap, or the station is to read it once more."""
 
-_SERIAL = re.compile(r"[0-9A-Z][0-9A-Z._/-]{0,39}")
 _NAMED = 5
 
 
@@ -354,7 +352,7 @@ def _listed(lines: Sequence[str]) -> list[str]:
     serials = [normalise_number(line) for line in lines]
     if not serials:
         raise Refused("没有给出空白卡序列号", "no serial was given", code="required")
-    if wrong := [n for n, serial in enumerate(serials, 1) if not _SERIAL.fullmatch(serial)]:
+    if wrong := [n for n, serial in enumerate(serials, 1) if not BLANK_SERIAL.fullmatch(serial)]:
         raise _faulty(
             wrong,
             "不是空白卡序列号（数字、大写字母和 . _ / -，至多 40 个）",

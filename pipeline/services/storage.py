@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from pipeline.errors import Conflict, NotFound, Refused
+from pipeline.identifiers import OUTLET_ID
 from pipeline.services.accounts import must_be_open
 from pipeline.services.acts import move, moved_card_event, policy_of, tell, two_people
 from pipeline.services.context import Context
@@ -23,7 +23,6 @@ PRODUCED: Mapping[str, None] = dict.fromkeys(("blank_serial", "card_number", "is
 """What an application has of its card; a card that is made again has a number of its own."""
 WAITED: Mapping[str, None] = dict.fromkeys(("delivered_at", "notified_at", "collect_by"))
 """What it has of the card's wait at an outlet."""
-_OUTLET = re.compile(r"out_[0-9A-Za-z_-]{1,40}")
 
 
 def reissue(context: Context, application_id: str, *, outlet: str, actor: str) -> None:
@@ -37,7 +36,7 @@ def reissue(context: Context, application_id: str, *, outlet: str, actor: str) -
         Refused: the region keeps such cards for nobody, or no outlet was named.
     """
     now = context.now()
-    if not _OUTLET.fullmatch(outlet):
+    if not OUTLET_ID.fullmatch(outlet):
         raise Refused("请填写网点编号（out_…）", "name the outlet (out_…)", code="outlet")
     with context.store.transaction() as tx:
         claimed, card = _returned(tx, application_id)
