@@ -31,7 +31,7 @@ demo: $(VENV)/.base ## the whole story without a server; report in out/demo
 	@$(BIN)/zhika demo
 
 test: $(VENV)/.test services ## set up, start what is missing, and run every test
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 soak: $(VENV)/.test ## every fault at every command of a card over pcscd; about ten minutes, a table at the end
 	@$(BIN)/python -m pytest -m soak -s
