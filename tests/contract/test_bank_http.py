@@ -205,7 +205,8 @@ def test_a_doubled_answer_never_passes_for_the_next_opening() -> None:
             reply = gateway.submit([person], deadline=soon())[person.key]
             found = gateway.find([person.key], deadline=soon())[person.key]
             assert isinstance(reply, Done | OutcomeUnknown)
-            assert isinstance(found, Done | OutcomeUnknown)
+            # Who asks at once may be faster than an instruction that is on its way: that is what SETTLE_AFTER_S is for.
+            assert isinstance(found, Done | OutcomeUnknown) or (found is None and isinstance(reply, OutcomeUnknown))
         accounts = {account.key: account.card_number for account in server.ledger.accounts()}
         settled = {p.key: gateway.submit([p], deadline=soon())[p.key] for p in doubled}
     assert len(accounts) == 10

@@ -540,6 +540,7 @@ def test_the_command_switches_queues_on_and_makes_what_is_missing(
 
 def test_without_a_broker_the_command_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZHIKA_DATA_DIR", str(tmp_path))
+    assert CliRunner().invoke(app, ["db", "migrate"]).exit_code == 0
     done = CliRunner().invoke(app, ["broker", "queue", "enable", "out_1"])
     assert isinstance(done.exception, Refused)
     assert done.exception.reason_code == "amqp-not-configured"
