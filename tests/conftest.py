@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
@@ -15,6 +16,7 @@ from urllib.parse import urlsplit
 import psycopg
 import pytest
 from sqlalchemy import Engine, event
+from structlog.stdlib import ProcessorFormatter
 
 from pipeline.clock import SystemClock
 from pipeline.store.engine import Store
@@ -38,6 +40,18 @@ _EMPTY = "".join(
         ),
     ]
 )
+
+
+@pytest.fixture(autouse=True)
+def _logging_as_before() -> Iterator[None]:
+    """A command that runs within the process of the tests sets up logging for whole processes."""
+    root = logging.getLogger()
+    level, handlers = root.level, list(root.handlers)
+    yield
+    root.setLevel(level)
+    for handler in set(root.handlers) - set(handlers):
+        if isinstance(handler.formatter, ProcessorFormatter):
+            root.removeHandler(handler)
 
 
 def need(url: str, name: str) -> None:
@@ -93,6 +107,7 @@ def shared_postgres(postgres_template: str) -> Iterator[str]:
     name = f"zhika_shared_{os.getpid()}"
     with psycopg.connect(POSTGRES, autocommit=True) as admin:
         admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{postgres_template}"')
+        admin.execute(f'ALTER DATABASE "{name}" SET synchronous_commit TO off')  # as `_quick_disk`
         yield _named(name)
         admin.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
 
