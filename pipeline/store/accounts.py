@@ -9,6 +9,7 @@ from datetime import datetime
 from sqlalchemy import Column, Text, and_, bindparam, exists, func, literal, or_, select, true, union_all, update
 
 from pipeline.identifiers import new_id
+from pipeline.ports import Key
 from pipeline.stages.account import AccountOpened, BankCall, CallSettled, CardBound
 from pipeline.stages.base import AccountFact, CallFact
 from pipeline.store import tables as t
@@ -138,6 +139,20 @@ def intend(tx: Tx, wanted: Mapping[str, BankCall], *, now: datetime) -> Mapping[
     ]
     tx.conn.execute(statement, {"given": params(values), "now": now})
     return dict.fromkeys(wanted, True)
+
+
+def lease(tx: Tx, keys: Sequence[Key], *, token: str, until: datetime) -> None:
+    """Calls are this process's to ask about, until then; their rows are locked."""
+    if not keys:
+        return
+    asked = given(tx, Column("key", Text))
+    c = t.external_calls.c
+    tx.conn.execute(
+        update(t.external_calls)
+        .where(c.key.in_(select(asked.c.key)))
+        .values(lease_token=token, lease_until=bindparam("until", type_=Instant)),
+        {"given": params([{"key": key} for key in keys]), "until": until},
+    )
 
 
 def write_settled(tx: Tx, facts: Sequence[CallSettled], *, now: datetime) -> None:

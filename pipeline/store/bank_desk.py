@@ -44,7 +44,7 @@ from pipeline.ports import (
 )
 from pipeline.store import tables as t
 from pipeline.store import unclaimed
-from pipeline.store.accounts import number_of_card
+from pipeline.store.accounts import lease, number_of_card
 from pipeline.store.applications import person_from_json
 from pipeline.store.engine import Tx, given, params, upserting
 from pipeline.store.types import Instant, Record
@@ -196,15 +196,7 @@ def claim(tx: Tx, *, token: str, now: datetime, until: datetime, limit: int) -> 
         .with_for_update(skip_locked=True, of=t.external_calls),
         {"now": now},
     ).all()
-    if not rows:
-        return []
-    asked = given(tx, _KEY)
-    tx.conn.execute(
-        update(t.external_calls)
-        .where(e.key.in_(select(asked.c.key)))
-        .values(lease_token=token, lease_until=bindparam("until", type_=Instant)),
-        {"given": params([{"key": row.key} for row in rows]), "until": until},
-    )
+    lease(tx, [row.key for row in rows], token=token, until=until)
     return [_due(tx, row) for row in rows]
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Column, ColumnElement, Text, and_, bindparam, exists, false, literal_column, or_, select, update
+from sqlalchemy import Column, ColumnElement, Text, and_, bindparam, exists, false, literal_column, or_, select
 
 from pipeline.ports import Key
 from pipeline.store import tables as t
+from pipeline.store.accounts import lease
 from pipeline.store.engine import Tx, given, params
 from pipeline.store.types import Instant, Record
 
@@ -52,14 +53,7 @@ def claim(
         .with_for_update(skip_locked=True, of=t.external_calls),
         {"now": now, "given_before": given_before},
     ).all()
-    if rows:
-        asked = given(tx, _KEY)
-        tx.conn.execute(
-            update(t.external_calls)
-            .where(e.key.in_(select(asked.c.key)))
-            .values(lease_token=token, lease_until=bindparam("until", type_=Instant)),
-            {"given": params([{"key": row.key} for row in rows]), "until": until},
-        )
+    lease(tx, [row.key for row in rows], token=token, until=until)
     return rows
 
 

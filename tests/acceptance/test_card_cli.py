@@ -39,7 +39,8 @@ from tests.support.cli import (
     cli,
     given_away,
     personal_values,
-    ready,
+    ready_line,
+    start_up,
     together,
     wait_until,
 )
@@ -404,19 +405,8 @@ def made(bench: Bench) -> Iterator[Made]:
     }
     slots = [option for number in (2, 3) for option in ("--vpcd", bench.slot(number))]
     with cli(directory, **settings) as zhika, simulated(zhika, *slots, "--serial", "00000001"):
-        bank = f"127.0.0.1:{free_port()}"
-        process = zhika.start(
-            "up",
-            "--no-outlets",
-            "--ready-file",
-            "ready",
-            "--bank-bind",
-            bank,
-            "--blanks",
-            "0",
-            stdout=directory / "out",
-        )
-        ready(directory / "ready", process, told=zhika.said)
+        process = start_up(zhika, f"127.0.0.1:{free_port()}", "--no-outlets", "--blanks", "0")
+        ready_line(zhika, process)
         (directory / "blanks").write_text("00000001\n00000002\n")
         assert zhika.run("blank", "receive", "blanks", "--lot", "L1").returncode == 0
         assert zhika.run("blank", "issue", "--station", "enc_1", "--count", "2").returncode == 0

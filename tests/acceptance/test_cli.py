@@ -20,7 +20,17 @@ from pipeline.states import STAGES, STATUSES
 from pipeline.store import applications
 from pipeline.store.engine import Store
 from pipeline.store.sealing import Sealer
-from tests.support.cli import Cli, Finished, cli, given_away, personal_values, ready, together, wait_until
+from tests.support.cli import (
+    Cli,
+    Finished,
+    cli,
+    given_away,
+    personal_values,
+    ready_line,
+    start_up,
+    together,
+    wait_until,
+)
 from tests.support.ports import free_port
 
 SEVENTEEN = "99900119800101001"
@@ -63,19 +73,8 @@ def line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Line]:
     directory = tmp_path_factory.mktemp("cli")
     data = directory / "data"
     with cli(directory, ZHIKA_ENV="test", ZHIKA_DATA_DIR=str(data), ZHIKA_WORKERS__THREADS="2") as zhika:
-        bank = f"127.0.0.1:{free_port()}"
-        process = zhika.start(
-            "up",
-            "--no-outlets",
-            "--ready-file",
-            "ready",
-            "--bank-bind",
-            bank,
-            "--blanks",
-            "200",
-            stdout=directory / "up.out",
-        )
-        ready(directory / "ready", process, told=zhika.said)
+        process = start_up(zhika, f"127.0.0.1:{free_port()}", "--no-outlets", "--blanks", "200")
+        ready_line(zhika, process)
         made = zhika.run("simulate", "intake", "samples", "--applications", "12", "--region", "wuhan")
         [file] = [directory / name for name in made.stdout.split()]
         uploaded = zhika.json("batch", "upload", file, "--source", "wuhan", "--errors", "wrong.xlsx", "--json", code=5)

@@ -21,7 +21,7 @@ import pytest
 
 from pipeline.clock import SystemClock, civil_date
 from producers.simulators.outlet import refuser
-from tests.support.cli import Cli, cli, given_away, personal_values, ready, wait_until
+from tests.support.cli import Cli, cli, given_away, personal_values, ready_line, start_up, wait_until
 from tests.support.ports import free_port
 from tests.support.vhost import virtual_host
 
@@ -66,8 +66,8 @@ class Machine:
     def again(self) -> None:
         """Start it once more."""
         (self.zhika.directory / "ready").unlink(missing_ok=True)
-        self.process = _up(self.zhika, self.bank, *self.arguments)
-        self.line = _ready(self.zhika, self.process)
+        self.process = start_up(self.zhika, self.bank, "--blanks", "100", *self.arguments)
+        self.line = ready_line(self.zhika, self.process)
 
     def drop(self, client: str, *, applications: int, seed: int, region: str) -> Path:
         """A batch file as a client lays it down, still for long enough; returns where its result will lie."""
@@ -99,39 +99,18 @@ class Machine:
             return json.load(answer)
 
 
-def _up(zhika: Cli, bank: str, *arguments: str) -> subprocess.Popen[bytes]:
-    (zhika.directory / "up.out").unlink(missing_ok=True)
-    return zhika.start(
-        "up",
-        "--ready-file",
-        "ready",
-        "--bank-bind",
-        bank,
-        "--blanks",
-        "100",
-        *arguments,
-        stdout=zhika.directory / "up.out",
-    )
-
-
-def _ready(zhika: Cli, process: subprocess.Popen[bytes]) -> Any:
-    line = ready(zhika.directory / "ready", process, timeout_s=150, told=zhika.said)
-    assert json.loads((zhika.directory / "up.out").read_text()) == line  # stdout has this line and nothing else
-    return line
-
-
 @contextmanager
 def machine(directory: Path, *arguments: str, **settings: str) -> Iterator[Machine]:
     data = directory / "data"
     bank = f"127.0.0.1:{free_port()}"
     with cli(directory, **IMPATIENT, **settings, ZHIKA_DATA_DIR=str(data)) as zhika:
         (directory / "ready").write_text("left over from a machine that was switched off\n")
-        process = _up(zhika, bank, *arguments)
+        process = start_up(zhika, bank, "--blanks", "100", *arguments)
         wait_until(
             lambda: not (directory / "ready").exists() or _is_json(directory / "ready"), timeout_s=60, told=zhika.said
         )
         made = Machine(zhika=zhika, data=data, bank=bank, arguments=arguments, process=process)
-        made.line = _ready(zhika, process)
+        made.line = ready_line(zhika, process)
         yield made
 
 

@@ -327,17 +327,21 @@ def test_a_damaged_card_whose_account_was_closed_is_made_again_on_a_new_one(
 # --------------------------------------------------------------------------------------------------- what nobody asks about
 
 
-@pytest.fixture
-def withdrawn(line: Line, wire: Wire, submission: Make) -> Key:
-    """The opening of an account whose answer was lost, and whose application was withdrawn then."""
+def withdrawn_while_opening(line: Line, wire: Wire, submission: Make, fate: str) -> Key:
     wired(line, wire)
     [i] = line.accept(submission())
     line.until("account")
-    wire.fates = ["lost after"]
+    wire.fates = [fate]
     line.step("account")
     operate.cancel(line.context, i, reason="withdrawn", actor="window")
     [shown] = accounts.listing(line.context)
     return str(shown.key)
+
+
+@pytest.fixture
+def withdrawn(line: Line, wire: Wire, submission: Make) -> Key:
+    """The opening of an account whose answer was lost, and whose application was withdrawn then."""
+    return withdrawn_while_opening(line, wire, submission, "lost after")
 
 
 def test_an_account_that_was_opened_for_a_withdrawn_application_is_found_and_is_the_next_ones(
@@ -384,25 +388,19 @@ def test_a_late_reply_has_it_asked_and_what_the_bank_never_saw_is_over(
     wire: Wire,
     submission: Make,
 ) -> None:
-    wired(line, wire)
-    [i] = line.accept(submission())
-    line.until("account")
-    wire.fates = ["lost before"]
-    line.step("account")
-    operate.cancel(line.context, i, reason="withdrawn", actor="window")
-    [shown] = accounts.listing(line.context)
+    key = withdrawn_while_opening(line, wire, submission, "lost before")
     line.clock.advance(timedelta(minutes=3))
-    wire.finds[shown.key] = Pending(expected_by=line.context.now() + timedelta(days=2))
+    wire.finds[key] = Pending(expected_by=line.context.now() + timedelta(days=2))
     assert unclaimed.ask(line.context, wire) == {"pending": 1}
     wire.finds.clear()
-    wire.late = LateReplies(keys=(shown.key,), cursor="c")
+    wire.late = LateReplies(keys=(key,), cursor="c")
     assert bank_desk.collect(line.context, wire, ["95533"]) == 1
     assert unclaimed.ask(line.context, wire) == {"not_received": 1}
     assert count(line, t.accounts) == len(line.ledger.accounts()) == 0
     [i] = line.accept(submission(external_ref="T-next"))
     line.run()
     assert line.status(i) == "dispatch"
-    assert [theirs.key for theirs in line.ledger.accounts()] == [shown.key]
+    assert [theirs.key for theirs in line.ledger.accounts()] == [key]
 
 
 def test_an_application_that_stands_at_the_account_stage_asks_itself(

@@ -197,6 +197,20 @@ def together(calls: Iterable[Callable[[], Finished]]) -> list[Finished]:
         return [end.result() for end in [pool.submit(call) for call in calls]]
 
 
+def start_up(zhika: Cli, bank: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start `zhika up` with its simulated bank at an address."""
+    out = zhika.directory / "up.out"
+    out.unlink(missing_ok=True)
+    return zhika.start("up", "--ready-file", "ready", "--bank-bind", bank, *arguments, stdout=out)
+
+
+def ready_line(zhika: Cli, process: subprocess.Popen[bytes]) -> Any:
+    """The ready line of what `start_up` started, which is all that it prints."""
+    line = ready(zhika.directory / "ready", process, timeout_s=150, told=zhika.said)
+    assert json.loads((zhika.directory / "up.out").read_text()) == line
+    return line
+
+
 def ready(
     file: Path, process: subprocess.Popen[bytes], *, timeout_s: float = 60, told: Callable[[], object] = lambda: ""
 ) -> Any:

@@ -43,9 +43,8 @@ class DirectoryExchange:
 
     def read(self, file: Arrived) -> bytes:
         with _reached("read"), (self._in / file.name).open("rb") as opened:
-            data = opened.read(
-                file.size + 1
-            )  # what has grown since it was listed is not taken in whole to find that out
+            # What has grown since it was listed is not taken in whole to find that out.
+            data = opened.read(file.size + 1)
             self._unchanged(file, os.fstat(opened.fileno()))
             return data
 
