@@ -463,11 +463,14 @@ def _wait_at(told: Any, stage: str) -> int:
 
 
 def test_events_are_cloud_events_in_order_without_anybodys_data(line: Line) -> None:
+    for bundle in line.zhika.lines("bundle", "list", "--status", "packing")[:2]:
+        line.zhika.run("bundle", "seal", bundle["id"])
+        line.zhika.run("bundle", "ship", bundle["id"])
     done = line.zhika.run("event", "tail", "--limit", "1000")
     events = [json.loads(row) for row in done.stdout.splitlines()]
 
     assert done.returncode == 0
-    assert events
+    assert len(events) >= 2
     for event in events:
         assert event["specversion"] == "1.0"
         assert {"id", "type", "source", "subject", "time", "datacontenttype", "data"} <= set(event)
