@@ -27,7 +27,7 @@ from pathlib import Path
 import httpx2
 
 from benchmarks.flow import database
-from config.settings import load
+from config.settings import OnlyGiven, load
 from config.wiring import Installation
 from pipeline.events import Event
 from pipeline.services import endpoints, notify
@@ -173,7 +173,7 @@ def main() -> None:
         for name, url in places.items():
             webhooks = {"allow": [LOOPBACK], "plain_http": [LOOPBACK]}
             installation = Installation(
-                load(env="test", data_dir=work / name, database={"url": url}, webhooks=webhooks)
+                load(OnlyGiven, env="test", data_dir=work / name, database={"url": url}, webhooks=webhooks)
             )
             stack.callback(installation.close)
             outlets = outlets_of(installation, urls, given.outlets)

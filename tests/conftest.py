@@ -28,6 +28,8 @@ POSTGRES = os.environ.get("ZHIKA_TEST_POSTGRES", "postgresql://zhika:zhika@127.0
 AMQP = os.environ.get("ZHIKA_TEST_AMQP", "amqp://zhika:zhika@127.0.0.1:5672/zhika")
 MASTER = bytes(range(32))
 _numbers = count(1)
+for _name in [name for name in os.environ if name.startswith("ZHIKA_") and not name.startswith("ZHIKA_TEST_")]:
+    del os.environ[_name]  # a shell in which deploy/local.env was read has a say in no test
 # Much faster than TRUNCATE, which makes new files for every table.
 _EMPTY = "".join(
     [
