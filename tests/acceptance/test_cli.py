@@ -463,9 +463,15 @@ def _wait_at(told: Any, stage: str) -> int:
 
 
 def test_events_are_cloud_events_in_order_without_anybodys_data(line: Line) -> None:
-    for bundle in line.zhika.lines("bundle", "list", "--status", "packing")[:2]:
-        line.zhika.run("bundle", "seal", bundle["id"])
-        line.zhika.run("bundle", "ship", bundle["id"])
+    boxes = [bundle["id"] for bundle in line.zhika.lines("bundle", "list", "--status", "packing")[:2]]
+    for box in boxes:
+        line.zhika.run("bundle", "seal", box)
+        line.zhika.run("bundle", "ship", box)
+
+    def told() -> set[str]:
+        return {event["subject"] for event in line.zhika.lines("event", "tail", "--limit", "1000")}
+
+    wait_until(lambda: told() >= set(boxes), timeout_s=30)  # an event has its place a moment after its commit
     done = line.zhika.run("event", "tail", "--limit", "1000")
     events = [json.loads(row) for row in done.stdout.splitlines()]
 
